@@ -1,0 +1,1 @@
+//! Client of the Docker Engine API over the engine's local socket.

@@ -1,0 +1,1 @@
+//! Sans-I/O unary gRPC over h2: message prefix, status, metadata, deadlines, both ends.

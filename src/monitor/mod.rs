@@ -1,0 +1,1 @@
+//! The owner's page and API, the gate before it and the control socket.

@@ -1,0 +1,1 @@
+//! Lanes that carry gRPC over real sockets, and the typed calls to a master.

@@ -1,0 +1,1 @@
+//! Task database, spool and manifests: what must survive a crash.

@@ -1,0 +1,1 @@
+//! Clock, lock, signals and other calls to the operating system.
