@@ -1,1 +1,10 @@
 //! The node's decisions and the words they are made of: pure, and knows no other module.
+
+pub mod action;
+pub mod id;
+pub mod image;
+pub mod offer;
+pub mod record;
+pub mod resources;
+pub mod snapshot;
+pub mod spec;

@@ -1,0 +1,264 @@
+//! Image references by a grammar of our own, stricter than the engine's, so that nothing in one can be
+//! read as an option, a query or a path.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest reference in bytes: 255 for the name as the distribution spec has it, 128 for the tag, 71 for the digest.
+const MAX_REFERENCE_LEN: usize = 255 + 1 + 128 + 1 + 71;
+const MAX_NAME_LEN: usize = 255;
+const MAX_TAG_LEN: usize = 128;
+
+/// `[host[:port]/]path[:tag][@sha256:hex]`, normalised to have a tag when there is no digest.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageRef {
+    name: String,
+    tag: Option<String>,
+    digest: Option<String>,
+}
+
+impl ImageRef {
+    /// Checks `text` against the grammar.
+    ///
+    /// # Errors
+    /// One sentence fragment that says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, ImageError> {
+        if text.is_empty() {
+            return Err(ImageError("is empty"));
+        }
+        if text.len() > MAX_REFERENCE_LEN {
+            return Err(ImageError("is longer than 456 bytes"));
+        }
+        let (rest, digest) = match text.split_once('@') {
+            Some((rest, digest)) => (rest, Some(parse_digest(digest)?)),
+            None => (text, None),
+        };
+        let last_component = rest.rfind('/').map_or(0, |slash| slash + 1);
+        let (name, tag) = match rest[last_component..].split_once(':') {
+            Some((last, tag)) => (&rest[..last_component + last.len()], Some(parse_tag(tag)?)),
+            None => (rest, None),
+        };
+        check_name(name)?;
+        let tag = tag.or_else(|| digest.is_none().then(|| "latest".to_owned()));
+        Ok(Self {
+            name: name.to_owned(),
+            tag,
+            digest,
+        })
+    }
+
+    /// Host and path, without tag and digest.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The tag, when one was written or implied.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// `sha256:` and 64 hex digits, when the reference is pinned.
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+}
+
+fn parse_digest(text: &str) -> Result<String, ImageError> {
+    let is_hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    match text.strip_prefix("sha256:") {
+        Some(hex) if is_hex(hex) => Ok(text.to_owned()),
+        _ => Err(ImageError(
+            "has a digest that is not sha256: and 64 lower-case hex digits",
+        )),
+    }
+}
+
+fn parse_tag(text: &str) -> Result<String, ImageError> {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let bytes = text.as_bytes();
+    let is_tag = bytes.len() <= MAX_TAG_LEN
+        && bytes.first().is_some_and(|b| is_word(*b))
+        && bytes.iter().all(|b| is_word(*b) || matches!(b, b'.' | b'-'));
+    if is_tag {
+        Ok(text.to_owned())
+    } else {
+        Err(ImageError("has a tag that is not [A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"))
+    }
+}
+
+fn check_name(name: &str) -> Result<(), ImageError> {
+    if name.len() > MAX_NAME_LEN {
+        return Err(ImageError("has a name longer than 255 bytes"));
+    }
+    let path = match name.split_once('/') {
+        Some((first, path)) if is_host(first) => {
+            check_host(first)?;
+            path
+        }
+        _ => name,
+    };
+    if path.split('/').all(is_path_component) {
+        Ok(())
+    } else {
+        Err(ImageError(
+            "has a name that is not lower-case letters and digits, joined by '.', '_', '-' and '/'",
+        ))
+    }
+}
+
+/// The engine's own rule: the part before the first slash is a host when it has a dot or a port, or is localhost.
+fn is_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost"
+}
+
+fn check_host(host: &str) -> Result<(), ImageError> {
+    let (name, port) = match host.split_once(':') {
+        Some((name, port)) => (name, Some(port)),
+        None => (host, None),
+    };
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let is_port = |port: &str| port.len() <= 5 && port.parse::<u16>().is_ok_and(|port| port > 0);
+    if name.split('.').all(is_label) && port.is_none_or(is_port) {
+        Ok(())
+    } else {
+        Err(ImageError("has a registry that is not host or host:port"))
+    }
+}
+
+fn is_path_component(component: &str) -> bool {
+    let bytes = component.as_bytes();
+    let is_alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let edges_fit =
+        bytes.first().is_some_and(|b| is_alphanumeric(*b)) && bytes.last().is_some_and(|b| is_alphanumeric(*b));
+    edges_fit
+        && bytes
+            .iter()
+            .all(|b| is_alphanumeric(*b) || matches!(b, b'.' | b'_' | b'-'))
+        && !component.contains("..")
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl TryFrom<String> for ImageRef {
+    type Error = ImageError;
+
+    fn try_from(text: String) -> Result<Self, ImageError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<ImageRef> for String {
+    fn from(image: ImageRef) -> Self {
+        image.to_string()
+    }
+}
+
+/// Why a text is no image reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageError(&'static str);
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for ImageError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_forms_people_write() {
+        let digest = format!("sha256:{}", "0f".repeat(32));
+        let cases = [
+            ("python", "python", Some("latest"), None),
+            ("python:3.12-slim", "python", Some("3.12-slim"), None),
+            (
+                "justin308/hivemind-worker:latest",
+                "justin308/hivemind-worker",
+                Some("latest"),
+                None,
+            ),
+            ("localhost:5000/a/b", "localhost:5000/a/b", Some("latest"), None),
+            (
+                "registry.example.org/x__y:T_1",
+                "registry.example.org/x__y",
+                Some("T_1"),
+                None,
+            ),
+        ];
+        for (text, name, tag, pinned) in cases {
+            let image = ImageRef::parse(text).unwrap();
+            assert_eq!(
+                (image.name(), image.tag(), image.digest()),
+                (name, tag, pinned),
+                "{text}"
+            );
+        }
+        let pinned = ImageRef::parse(&format!("a/b@{digest}")).unwrap();
+        assert_eq!((pinned.tag(), pinned.digest()), (None, Some(digest.as_str())));
+    }
+
+    #[test]
+    fn refuses_what_could_be_an_option_a_query_or_a_path() {
+        let hostile = [
+            "",
+            "-v",
+            "--privileged",
+            "../../etc/passwd",
+            "bb:1 --privileged",
+            "http://x/y",
+            "a?fromSrc=x",
+            "a&b",
+            "a#b",
+            "a//b",
+            "/a",
+            "a/",
+            "a:",
+            "a:tag:tag",
+            "A/B",
+            "a@sha256:00",
+            "a@md5:00",
+            "a..b",
+            "a\0b",
+            "a\nb",
+            "a%2fb",
+            "host:0/a",
+            "host:99999/a",
+            "-h.org/a",
+            "a:-x",
+            "a/.hidden",
+            "é",
+        ];
+        for text in hostile {
+            assert!(ImageRef::parse(text).is_err(), "{text:?}");
+        }
+        assert!(ImageRef::parse(&"a".repeat(1 << 20)).is_err());
+    }
+}
