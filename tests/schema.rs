@@ -4,11 +4,7 @@
 
 use std::path::Path;
 
-const PROTOS: [&str; 3] = [
-    "hivemind/v1/common.proto",
-    "hivemind/v1/node.proto",
-    "hivemind/v1/task.proto",
-];
+const PROTOS: [&str; 3] = ["hivemind/v1/common.proto", "hivemind/v1/node.proto", "hivemind/v1/task.proto"];
 const COMMITTED: &str = "src/rpc/schema.rs";
 const HEAD: &str =
     "//! Generated from proto/ by tests/schema.rs; don't edit.\n#![allow(missing_docs, clippy::all)]\n\n";
@@ -16,12 +12,7 @@ const HEAD: &str =
 fn generate() -> String {
     let descriptors = protox::compile(PROTOS, ["proto"]).unwrap();
     let out = tempdir();
-    prost_build::Config::new()
-        .btree_map(["."])
-        .disable_comments(["."])
-        .out_dir(&out)
-        .compile_fds(descriptors)
-        .unwrap();
+    prost_build::Config::new().btree_map(["."]).disable_comments(["."]).out_dir(&out).compile_fds(descriptors).unwrap();
     let text = std::fs::read_to_string(out.join("hivemind.v1.rs")).unwrap();
     std::fs::remove_dir_all(&out).unwrap();
     format!("{HEAD}{text}")
