@@ -454,8 +454,7 @@ impl Connection {
     fn put_headers(&mut self, id: StreamId, headers: &[Header], end: bool) {
         let mut block = Vec::new();
         self.encoder.encode(headers, &mut block);
-        self.control
-            .push(|out| frame::put_headers(out, id, &block, end, frame::MAX_FRAME_SIZE));
+        self.control.push(|out| frame::put_headers(out, id, &block, end, frame::MAX_FRAME_SIZE));
     }
 
     fn put_reset(&mut self, id: StreamId, code: ErrorCode) {
@@ -515,11 +514,7 @@ impl Connection {
                 let known = self.streams.remove(&id).is_some();
                 self.put_reset(id, code);
                 if known {
-                    self.events.push_back(Event::Reset {
-                        stream: id,
-                        code,
-                        cause: ResetCause::Violation(reason),
-                    });
+                    self.events.push_back(Event::Reset { stream: id, code, cause: ResetCause::Violation(reason) });
                 }
                 self.close_when_drained();
             }
@@ -536,8 +531,7 @@ impl Connection {
             ConnectionError::Peer { reason, .. } => *reason,
             _ => "",
         };
-        self.control
-            .push(|out| frame::put_go_away(out, last, code, debug.as_bytes()));
+        self.control.push(|out| frame::put_go_away(out, last, code, debug.as_bytes()));
         self.close(error);
     }
 

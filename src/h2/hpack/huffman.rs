@@ -138,12 +138,9 @@ mod tests {
 
     #[test]
     fn codes_are_those_of_appendix_b() {
-        for (symbol, code) in [
-            (usize::from(b'0'), 0x0),
-            (usize::from(b'a'), 0x3),
-            (usize::from(b'z'), 0x7b),
-            (0, 0x1ff8),
-        ] {
+        for (symbol, code) in
+            [(usize::from(b'0'), 0x0), (usize::from(b'a'), 0x3), (usize::from(b'z'), 0x7b), (0, 0x1ff8)]
+        {
             assert_eq!(CODE.of_symbol[symbol], code);
         }
         assert_eq!(CODE.of_symbol[usize::from(EOS)], 0x3fff_ffff);
