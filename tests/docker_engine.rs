@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -444,10 +444,8 @@ fn files_go_in_before_the_start_and_come_out_after_the_end() {
     header.set_mode(0o644);
     header.set_size(SIZE);
     header.set_cksum();
-    let mut tar = folder
-        .chain_with(header.as_bytes())
-        .chain(std::io::repeat(b'z').take(SIZE))
-        .chain(std::io::repeat(0).take(1024));
+    let heads = [folder.as_slice(), header.as_bytes()].concat();
+    let mut tar = heads.as_slice().chain(std::io::repeat(b'z').take(SIZE)).chain(std::io::repeat(0).take(1024));
     docker.put_archive(&container.id, "/workspace", &mut tar, IDLE).unwrap();
     docker.start_container(&container.id).unwrap();
     assert_eq!(container.wait(), 0, "{:?}", container.output());
@@ -467,18 +465,6 @@ fn files_go_in_before_the_start_and_come_out_after_the_end() {
     let error = docker.get_archive(&container.id, "/none", IDLE).err().unwrap();
     assert!(error.is_not_found(), "{error:?}");
     assert!(docker.remove_volume(&volume.1).unwrap_err().is_conflict());
-}
-
-/// Puts two byte strings into one reader.
-trait ChainWith {
-    fn chain_with(self, next: &[u8]) -> std::io::Cursor<Vec<u8>>;
-}
-
-impl ChainWith for Vec<u8> {
-    fn chain_with(mut self, next: &[u8]) -> std::io::Cursor<Vec<u8>> {
-        self.extend_from_slice(next);
-        std::io::Cursor::new(self)
-    }
 }
 
 #[test]
@@ -564,8 +550,6 @@ fn events_tell_of_start_die_and_destroy_also_of_the_past() {
 
 #[test]
 fn networks_and_volumes_live_and_go() {
-    static SUBNET: Mutex<()> = Mutex::new(());
-    let _alone = SUBNET.lock();
     let docker = engine();
     let name = unique("n");
     let mut network = NetworkCreate::bridge(&name, "10.213.77.0/28");
