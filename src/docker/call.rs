@@ -152,6 +152,10 @@ impl Reply {
     pub(super) fn json<T: DeserializeOwned>(mut self) -> Result<T, Error> {
         let bytes = self.body.read_bounded(MAX_JSON)?;
         serde_json::from_slice(&bytes).map_err(|error| {
+            // A body without a length is cut by our own shutdown and still looks whole.
+            if self.body.is_stopped() {
+                return Error::Stopped;
+            }
             let content_type = printable(&self.content_type, MAX_EXCERPT);
             let excerpt = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_EXCERPT * 4)]), MAX_EXCERPT);
             self.body.protocol(format!("no valid JSON ({error}), but {content_type}: {excerpt}"))

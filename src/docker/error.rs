@@ -51,7 +51,7 @@ pub enum Error {
         /// What is wrong with it.
         source: io::Error,
     },
-    /// The call's `Stop` was triggered.
+    /// The call's `Stop` was triggered. Whether the engine still does the work is unknown.
     Stopped,
 }
 
