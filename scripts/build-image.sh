@@ -33,15 +33,14 @@ transport_options() { apt-config dump | grep -E '^Acquire::(http|https)::' || tr
 # Runs on the finished tree ($1) before it is packed: user, work folder, and nothing that a task does not need.
 finish_tree() {
     local tree=$1
-    echo 'task:x:1000:1000:task:/workspace:/bin/sh' >>"$tree/etc/passwd"
+    echo 'task:*:1000:1000:task:/workspace:/bin/sh' >>"$tree/etc/passwd"
     echo 'task:x:1000:' >>"$tree/etc/group"
-    echo 'task:!::0:::::' >>"$tree/etc/shadow"
     install -d -m 0755 -o 1000 -g 1000 "$tree/workspace"
     # The image has no package manager, so pip may write where it is told to.
     rm -f "$tree"/usr/lib/python3*/EXTERNALLY-MANAGED
     rm -rf "$tree"/var/cache/debconf/* "$tree"/var/log/* "$tree"/usr/lib/*/gconv
     # Which mirror and proxy this machine uses is nobody else's business.
-    rm -f "$tree"/etc/apt/sources.list "$tree"/etc/apt/apt.conf.d/99mmdebstrap
+    rm -f "$tree"/etc/apt/sources.list "$tree"/etc/apt/sources.list.d/* "$tree"/etc/apt/apt.conf.d/99mmdebstrap
     rm -f "$tree"/etc/machine-id "$tree"/etc/hostname "$tree"/etc/resolv.conf "$tree"/etc/*- "$tree"/var/lib/dpkg/*-old
     # A task has no use for programs that gain rights.
     find "$tree" -xdev -type f -perm /6000 -exec chmod ug-s {} +
@@ -92,6 +91,7 @@ need_root mmdebstrap "${OPTIONS[@]}" "$SUITE" "$WORK/root.tar" "$WORK/sources.li
     die "mmdebstrap failed"
 }
 
+OLD=$(engine image inspect --format '{{.Id}}' "$IMAGE:latest" 2>/dev/null || true)
 say "importing $(need_root stat -c %s "$WORK/root.tar" | awk '{printf "%.0f MB", $1 / 1e6}')"
 engine import \
     --change 'USER 1000:1000' \
@@ -102,4 +102,6 @@ engine import \
     --message "hivemind-worker $VERSION" \
     "$WORK/root.tar" "$IMAGE:latest" >/dev/null
 engine tag "$IMAGE:latest" "$IMAGE:$VERSION"
+# What this one replaced is of no more use, unless something still holds it.
+[ -z "$OLD" ] || engine image rm "$OLD" >/dev/null 2>&1 || true
 say "image $IMAGE:latest and :$VERSION: $(engine image inspect --format '{{.Size}}' "$IMAGE:latest" | awk '{printf "%.0f MB", $1 / 1e6}')"

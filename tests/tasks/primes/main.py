@@ -9,7 +9,7 @@ import time
 
 OUTPUT = os.environ.get("HIVEMIND_OUTPUT", "/workspace/output")
 N = int(os.environ.get("PRIMES_BELOW", "1000000000"))
-SEGMENT = 1 << 17
+SEGMENT = 1 << 18
 PROCESSES = 2
 
 
@@ -43,7 +43,7 @@ def main():
     with multiprocessing.Pool(PROCESSES) as pool:
         for done, found in enumerate(pool.imap_unordered(count_segment, segments, chunksize=16), 1):
             count += found
-            if done % 1000 == 0:
+            if done % 500 == 0:
                 print(f"{done} of {len(segments)} segments, {count} primes", flush=True)
         pool.close()
         pool.join()
