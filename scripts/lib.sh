@@ -72,24 +72,24 @@ cargo_is_usable() {
     [ -n "$version" ] && at_least "$version" "$(package_value rust-version)" || return 1
     version=$(tool_version rustc --version) || return 1
     [ -n "$version" ] && at_least "$version" "$(package_value rust-version)" || return 1
-    [ "${1:-}" != lints ] || { (cd "$ROOT" && cargo fmt --version && cargo clippy --version) >/dev/null 2>&1; }
+    [ "$1" != lints ] || { (cd "$ROOT" && cargo fmt --version && cargo clippy --version) >/dev/null 2>&1; }
 }
 
-# Finds a cargo that can build the crate, else installs the distribution's. With "lints" it must have fmt and clippy too.
+# Finds a cargo that can do what $1 says, else installs the distribution's: "build", or "lints" for fmt and clippy too.
 ensure_cargo() {
     # SQLite and ring bring C sources.
     need_command cc gcc
     need_packages libc6-dev ca-certificates
     # rustup's folder is not on the PATH of every shell.
     PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
-    if ! cargo_is_usable "${1:-}"; then
-        say "no cargo ${1:+with $1 }of at least $(package_value rust-version) on the PATH: taking the distribution's"
+    if ! cargo_is_usable "$1"; then
+        say "no cargo of at least $(package_value rust-version) on the PATH that is fit for '$1': taking the distribution's"
         need_packages rustc-web cargo-web rustfmt-web rust-web-clippy
         # All parts must come from the same compiler, so these go before whatever else is on the PATH.
         unset RUSTC RUSTDOC RUSTUP_TOOLCHAIN
         PATH=/usr/bin:$PATH
         hash -r
-        cargo_is_usable "${1:-}" || die "needs Rust $(package_value rust-version) or later with cargo${1:+, rustfmt and clippy}; found $(cargo --version 2>&1)"
+        cargo_is_usable "$1" || die "needs Rust $(package_value rust-version) or later with cargo, rustfmt and clippy; found $(cargo --version 2>&1)"
     fi
     say "$(cd "$ROOT" && cargo --version)"
 }
