@@ -38,15 +38,15 @@ memory_kb() { awk -v key="$2:" '$1 == key { print $2 }' "/proc/$1/status"; }
 measure_idle() {
     local dir=$1 state pid
     state=$(mktemp -d "$dir/state.XXXXXX")
-    MONITOR_PORT=0 "$BINARY" standalone --state "$state" >"$dir/node.log" 2>&1 &
+    "$BINARY" standalone --state "$state" >"$dir/node.log" 2>&1 &
     pid=$!
     local end=$((SECONDS + 30))
     until timeout 5 "$BINARY" status --json --state "$state" >/dev/null 2>&1; do
-        [ -d "/proc/$pid" ] && [ "$SECONDS" -lt "$end" ] || {
+        if [ ! -d "/proc/$pid" ] || [ "$SECONDS" -ge "$end" ]; then
             tail -n 5 "$dir/node.log" >&2
             kill "$pid" 2>/dev/null || true
             die "the node did not start"
-        }
+        fi
         sleep 0.2
     done
     sleep "$SIZE_IDLE_S"

@@ -98,6 +98,8 @@ ensure_cargo() {
 #
 # HIVEMIND_ENGINE_DIR names a folder for an engine of one's own, apart from the machine's;
 # HIVEMIND_DOCKERD_ARGS are further words for dockerd where this script starts it.
+# Two engines in one network namespace share docker0, and --bridge=none deletes it under the other one:
+# start an engine of one's own in a namespace of its own (unshare --net) where it matters.
 
 ENGINE_WAIT_S=60
 
@@ -133,11 +135,11 @@ engine_answers() {
     AS_ENGINE_USER=(sudo --preserve-env)
 }
 
-# True if the pid file names a running process of that name.
+# True if the pid file names a running process of that name. One that nobody has reaped yet is dead.
 pid_file_is_live() {
     local pid
     pid=$(need_root cat "$1" 2>/dev/null) && [ -n "$pid" ] || return 1
-    [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$2" ]
+    [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$2" ] && ! grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null
 }
 
 # An engine that was killed hard leaves its pid files. Once the numbers belong to others, a new one would refuse to start or wait for them.
@@ -166,6 +168,8 @@ wait_for_engine() {
     return 1
 }
 
+iptables_failed() { need_root grep -i 'failed to start daemon' "$ENGINE_LOG" | grep -qi 'iptables\|nf_tables\|NAT chain'; }
+
 launch_engine() {
     say "starting dockerd ${ENGINE_ARGS[*]} $* (log: $ENGINE_LOG)"
     remove_stale_pid_files
@@ -178,6 +182,7 @@ install_engine() {
     need_command dockerd docker.io
     need_command iptables iptables
     need_packages ca-certificates
+    need_command ps procps
     # Later Debian releases have the client in a package of its own.
     need_command docker docker-cli
     # /usr/sbin is not on every user's PATH, and dockerd needs its helpers there.
@@ -199,12 +204,16 @@ start_engine() {
     fi
     if pid_file_is_live "$ENGINE_PID" dockerd; then
         say "dockerd runs as process $(need_root cat "$ENGINE_PID") but does not answer yet: waiting"
-        wait_for_engine || die "dockerd (process $(need_root cat "$ENGINE_PID")) does not answer within $ENGINE_WAIT_S s: look at its log, or stop it and run this again"
-        return 0
+        wait_for_engine && return 0
+        # It may have ended meanwhile: then ours takes its place.
+        ! pid_file_is_live "$ENGINE_PID" dockerd ||
+            die "dockerd (process $(need_root cat "$ENGINE_PID")) does not answer within $ENGINE_WAIT_S s: look at its log, or stop it and run this again"
     fi
     launch_engine
     wait_for_engine && return 0
-    need_root grep -qi 'iptables\|nf_tables\|NAT chain' "$ENGINE_LOG" || engine_failed "dockerd did not start"
+    iptables_failed || engine_failed "dockerd did not start"
+    # Not beside another engine: the option deletes the bridge that it uses.
+    ! ps -C dockerd -o stat= | grep -qv '^Z' || engine_failed "dockerd could not set up iptables, and another dockerd runs"
     say "dockerd could not set up iptables: trying without. Containers then have no network; tasks need none by default"
     launch_engine --iptables=false --ip6tables=false --bridge=none
     wait_for_engine || engine_failed "dockerd did not start, with or without iptables"

@@ -3,6 +3,8 @@
 #
 #   test.sh                  the checks of every change
 #   test.sh --full [NAME...] the long parts: all of them, or those named
+#
+# shellcheck disable=SC2317 # the steps are called by name
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
