@@ -62,16 +62,24 @@ our_processes() {
     return 0
 }
 
-# Asks the node to end and waits; true if it ended by itself.
+# True while the process runs; one that ended and waits to be reaped does not.
+is_running() { grep -q '^State:.[^Z]' "/proc/$1/status" 2>/dev/null; }
+
+# Asks the node to end and waits; true if it ended by itself and well.
 stop_node() {
-    local watchdog code=0
-    [ -n "$NODE_PID" ] || return 0
-    need_root kill -TERM "$NODE_PID" 2>/dev/null || true
-    (sleep 45 && need_root kill -KILL "$NODE_PID") >/dev/null 2>&1 &
-    watchdog=$!
-    wait "$NODE_PID" || code=$?
-    kill "$watchdog" 2>/dev/null || true
+    local pid=$NODE_PID code=0 end=$((SECONDS + 45))
+    [ -n "$pid" ] || return 0
     NODE_PID=
+    need_root kill -TERM "$pid" 2>/dev/null || true
+    while is_running "$pid"; do
+        if [ "$SECONDS" -ge "$end" ]; then
+            say "the node does not end: killing it"
+            need_root kill -KILL "$pid"
+            return 1
+        fi
+        sleep 0.1
+    done
+    wait "$pid" || code=$?
     [ "$code" -eq 0 ] || { say "the node ended with code $code"; return 1; }
 }
 
@@ -127,7 +135,7 @@ check_monitor() {
     printf 'GET /monitor.html HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nConnection: close\r\n\r\n' "${port:-$MONITOR_PORT}" >&3
     read -r -t 5 line <&3 || true
     exec 3>&-
-    [[ $line == "HTTP/1.1 200"* ]] || fail "the monitor page: '${line%$'\r'}'"
+    [[ $line == HTTP/1.[01]" 200"* ]] || fail "the monitor page: '${line%$'\r'}'"
 }
 
 # ---- the tasks

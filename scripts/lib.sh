@@ -213,6 +213,7 @@ start_engine() {
     wait_for_engine && return 0
     iptables_failed || engine_failed "dockerd did not start"
     # Not beside another engine: the option deletes the bridge that it uses.
+    # shellcheck disable=SC2009 # pgrep counts the unreaped too
     ! ps -C dockerd -o stat= | grep -qv '^Z' || engine_failed "dockerd could not set up iptables, and another dockerd runs"
     say "dockerd could not set up iptables: trying without. Containers then have no network; tasks need none by default"
     launch_engine --iptables=false --ip6tables=false --bridge=none
