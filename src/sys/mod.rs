@@ -1,4 +1,7 @@
 //! Clock, lock, signals and other calls to the operating system.
 
-pub mod text;
+pub mod lock;
+pub mod private;
+pub mod signal;
+pub mod time;
 pub mod watch;
