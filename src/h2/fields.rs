@@ -26,10 +26,7 @@ pub fn check_request(fields: &[Header]) -> Result<Head, Malformed> {
     } else if scheme.is_none_or(<[u8]>::is_empty) || path.is_none_or(<[u8]>::is_empty) {
         return Err("request without :scheme or :path");
     }
-    Ok(Head {
-        status: 0,
-        content_length: content_length(fields)?,
-    })
+    Ok(Head { status: 0, content_length: content_length(fields)? })
 }
 
 /// Checks the head of a response (RFC 9113 section 8.3.2).
@@ -42,10 +39,7 @@ pub fn check_response(fields: &[Header]) -> Result<Head, Malformed> {
         Some(_) => return Err(":status that is no three-digit number"),
         None => return Err("response without :status"),
     };
-    Ok(Head {
-        status,
-        content_length: content_length(fields)?,
-    })
+    Ok(Head { status, content_length: content_length(fields)? })
 }
 
 /// Checks a trailer section, which has no pseudo-fields (RFC 9113 section 8.1).
@@ -55,10 +49,7 @@ pub fn check_trailers(fields: &[Header]) -> Result<(), Malformed> {
 
 /// The value of a field's first line.
 pub fn find<'a>(fields: &'a [Header], name: &str) -> Option<&'a [u8]> {
-    fields
-        .iter()
-        .find(|f| f.name == name.as_bytes())
-        .map(|f| f.value.as_slice())
+    fields.iter().find(|f| f.name == name.as_bytes()).map(|f| f.value.as_slice())
 }
 
 /// Checks each line; returns the values of the allowed pseudo-fields in their order.
@@ -75,10 +66,7 @@ fn check_lines<'a>(fields: &'a [Header], allowed: &[&[u8]]) -> Result<[Option<&'
         if regular_seen {
             return Err("pseudo-field after a regular field");
         }
-        let slot = allowed
-            .iter()
-            .position(|name| *name == field.name)
-            .and_then(|i| pseudo.get_mut(i));
+        let slot = allowed.iter().position(|name| *name == field.name).and_then(|i| pseudo.get_mut(i));
         let slot = slot.ok_or("pseudo-field that is not allowed here")?;
         if slot.replace(field.value.as_slice()).is_some() {
             return Err("pseudo-field twice");
@@ -119,12 +107,8 @@ fn check_value(value: &[u8]) -> Result<(), Malformed> {
 fn content_length(fields: &[Header]) -> Result<Option<u64>, Malformed> {
     let mut length = None;
     for field in fields.iter().filter(|f| f.name == b"content-length") {
-        let text = std::str::from_utf8(&field.value)
-            .ok()
-            .filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
-        let value = text
-            .and_then(|t| t.parse().ok())
-            .ok_or("content-length that is no number")?;
+        let text = std::str::from_utf8(&field.value).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
+        let value = text.and_then(|t| t.parse().ok()).ok_or("content-length that is no number")?;
         if length.replace(value).is_some_and(|before: u64| before != value) {
             return Err("two content-lengths that differ");
         }
@@ -148,19 +132,9 @@ mod tests {
 
     #[test]
     fn accepts_a_request() {
-        let head = request_with(&[
-            (":authority", "h"),
-            ("te", "trailers"),
-            ("content-length", "7"),
-            ("content-length", "7"),
-        ]);
-        assert_eq!(
-            head,
-            Ok(Head {
-                status: 0,
-                content_length: Some(7)
-            })
-        );
+        let head =
+            request_with(&[(":authority", "h"), ("te", "trailers"), ("content-length", "7"), ("content-length", "7")]);
+        assert_eq!(head, Ok(Head { status: 0, content_length: Some(7) }));
         assert!(check_request(&list(&[(":method", "CONNECT"), (":authority", "h:1")])).is_ok());
     }
 

@@ -56,11 +56,7 @@ pub struct RecvWindow {
 impl RecvWindow {
     /// A window that is kept at this size.
     pub fn new(size: u32) -> RecvWindow {
-        RecvWindow {
-            size,
-            left: size,
-            released: 0,
-        }
+        RecvWindow { size, left: size, released: 0 }
     }
 
     /// Takes what the peer sent, padding included.

@@ -122,19 +122,9 @@ impl FrameHeader {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// Section 6.1. `flow_len` counts padding too, as flow control does.
-    Data {
-        stream: u32,
-        data: &'a [u8],
-        flow_len: usize,
-        end_stream: bool,
-    },
+    Data { stream: u32, data: &'a [u8], flow_len: usize, end_stream: bool },
     /// Section 6.2, without padding and priority.
-    Headers {
-        stream: u32,
-        fragment: &'a [u8],
-        end_stream: bool,
-        end_headers: bool,
-    },
+    Headers { stream: u32, fragment: &'a [u8], end_stream: bool, end_headers: bool },
     /// Section 6.3; its content means nothing to us.
     Priority,
     /// Section 6.4.
@@ -146,19 +136,11 @@ pub enum Frame<'a> {
     /// Section 6.7.
     Ping { ack: bool, payload: [u8; 8] },
     /// Section 6.8.
-    GoAway {
-        last_stream: u32,
-        code: ErrorCode,
-        debug: &'a [u8],
-    },
+    GoAway { last_stream: u32, code: ErrorCode, debug: &'a [u8] },
     /// Section 6.9.
     WindowUpdate { stream: u32, increment: u32 },
     /// Section 6.10.
-    Continuation {
-        stream: u32,
-        fragment: &'a [u8],
-        end_headers: bool,
-    },
+    Continuation { stream: u32, fragment: &'a [u8], end_headers: bool },
     /// Section 5.5: ignored.
     Unknown,
 }
@@ -180,39 +162,25 @@ pub fn parse<'a>(header: &FrameHeader, payload: &'a [u8]) -> Result<Frame<'a>, F
             end_headers: header.has(flag::END_HEADERS),
         },
         kind::PRIORITY if payload.len() != 5 => {
-            return Err(Fault::stream(
-                stream,
-                ErrorCode::FRAME_SIZE_ERROR,
-                "PRIORITY that is not 5 bytes long",
-            ));
+            return Err(Fault::stream(stream, ErrorCode::FRAME_SIZE_ERROR, "PRIORITY that is not 5 bytes long"));
         }
         kind::PRIORITY => Frame::Priority,
-        kind::RST_STREAM => Frame::RstStream {
-            stream,
-            code: ErrorCode(be32(payload)?),
-        },
+        kind::RST_STREAM => Frame::RstStream { stream, code: ErrorCode(be32(payload)?) },
         kind::SETTINGS => parse_settings(header, payload)?,
         kind::PUSH_PROMISE => Frame::PushPromise,
         kind::PING => Frame::Ping {
             ack: header.has(flag::ACK),
-            payload: payload
-                .try_into()
-                .map_err(|_| size_fault("PING that is not 8 bytes long"))?,
+            payload: payload.try_into().map_err(|_| size_fault("PING that is not 8 bytes long"))?,
         },
         kind::GOAWAY => Frame::GoAway {
             last_stream: be32(payload)? & 0x7fff_ffff,
             code: ErrorCode(be32(payload.get(4..).unwrap_or_default())?),
             debug: payload.get(8..).unwrap_or_default(),
         },
-        kind::WINDOW_UPDATE => Frame::WindowUpdate {
-            stream,
-            increment: be32(payload)? & 0x7fff_ffff,
-        },
-        kind::CONTINUATION => Frame::Continuation {
-            stream,
-            fragment: payload,
-            end_headers: header.has(flag::END_HEADERS),
-        },
+        kind::WINDOW_UPDATE => Frame::WindowUpdate { stream, increment: be32(payload)? & 0x7fff_ffff },
+        kind::CONTINUATION => {
+            Frame::Continuation { stream, fragment: payload, end_headers: header.has(flag::END_HEADERS) }
+        }
         _ => Frame::Unknown,
     })
 }
@@ -226,10 +194,7 @@ fn parse_settings<'a>(header: &FrameHeader, payload: &'a [u8]) -> Result<Frame<'
         return Err(size_fault("SETTINGS whose length is no multiple of 6"));
     }
     if payload.len() > MAX_SETTINGS_ENTRIES * 6 {
-        return Err(Fault::connection(
-            ErrorCode::ENHANCE_YOUR_CALM,
-            "SETTINGS with too many entries",
-        ));
+        return Err(Fault::connection(ErrorCode::ENHANCE_YOUR_CALM, "SETTINGS with too many entries"));
     }
     Ok(Frame::Settings { ack, entries: payload })
 }
@@ -239,12 +204,9 @@ fn unpad<'a>(header: &FrameHeader, payload: &'a [u8]) -> Result<&'a [u8], Fault>
     if !header.has(flag::PADDED) {
         return Ok(payload);
     }
-    let (pad, rest) = payload
-        .split_first()
-        .ok_or_else(|| size_fault("padded frame without a pad length"))?;
+    let (pad, rest) = payload.split_first().ok_or_else(|| size_fault("padded frame without a pad length"))?;
     let kept = rest.len().checked_sub(usize::from(*pad));
-    kept.and_then(|n| rest.get(..n))
-        .ok_or_else(|| protocol_fault("padding longer than the frame"))
+    kept.and_then(|n| rest.get(..n)).ok_or_else(|| protocol_fault("padding longer than the frame"))
 }
 
 /// Takes the priority fields off (RFC 9113 section 6.2).
@@ -252,15 +214,11 @@ fn strip_priority<'a>(header: &FrameHeader, fragment: &'a [u8]) -> Result<&'a [u
     if !header.has(flag::PRIORITY) {
         return Ok(fragment);
     }
-    fragment
-        .get(5..)
-        .ok_or_else(|| size_fault("HEADERS too short for its priority"))
+    fragment.get(5..).ok_or_else(|| size_fault("HEADERS too short for its priority"))
 }
 
 fn be32(bytes: &[u8]) -> Result<u32, Fault> {
-    let head = bytes
-        .first_chunk::<4>()
-        .ok_or_else(|| size_fault("frame shorter than its fields"))?;
+    let head = bytes.first_chunk::<4>().ok_or_else(|| size_fault("frame shorter than its fields"))?;
     Ok(u32::from_be_bytes(*head))
 }
 
@@ -344,12 +302,7 @@ mod tests {
     use super::*;
 
     fn header(length: usize, kind: u8, flags: u8, stream: u32) -> FrameHeader {
-        FrameHeader {
-            length,
-            kind,
-            flags,
-            stream,
-        }
+        FrameHeader { length, kind, flags, stream }
     }
 
     fn parse_all(bytes: &[u8]) -> Result<Frame<'_>, Fault> {
@@ -409,41 +362,16 @@ mod tests {
     #[test]
     fn takes_padding_and_priority_off() {
         let padded = parse_all(&[0, 0, 6, 0, 0x9, 0, 0, 0, 1, 2, b'a', b'b', b'c', 0, 0]);
-        assert_eq!(
-            padded,
-            Ok(Frame::Data {
-                stream: 1,
-                data: b"abc",
-                flow_len: 6,
-                end_stream: true
-            })
-        );
+        assert_eq!(padded, Ok(Frame::Data { stream: 1, data: b"abc", flow_len: 6, end_stream: true }));
         let both = parse_all(&[0, 0, 8, 1, 0x2c, 0, 0, 0, 1, 1, 0, 0, 0, 3, 16, 0x82, 0]);
-        assert_eq!(
-            both,
-            Ok(Frame::Headers {
-                stream: 1,
-                fragment: &[0x82],
-                end_stream: false,
-                end_headers: true
-            })
-        );
+        assert_eq!(both, Ok(Frame::Headers { stream: 1, fragment: &[0x82], end_stream: false, end_headers: true }));
     }
 
     #[test]
     fn refuses_padding_that_is_as_long_as_the_payload() {
-        assert_eq!(
-            code_of(parse_all(&[0, 0, 2, 0, 0x8, 0, 0, 0, 1, 2, 0])),
-            ErrorCode::PROTOCOL_ERROR
-        );
-        assert_eq!(
-            code_of(parse_all(&[0, 0, 0, 0, 0x8, 0, 0, 0, 1])),
-            ErrorCode::FRAME_SIZE_ERROR
-        );
-        assert_eq!(
-            code_of(parse_all(&[0, 0, 4, 1, 0x24, 0, 0, 0, 1, 0, 0, 0, 0])),
-            ErrorCode::FRAME_SIZE_ERROR
-        );
+        assert_eq!(code_of(parse_all(&[0, 0, 2, 0, 0x8, 0, 0, 0, 1, 2, 0])), ErrorCode::PROTOCOL_ERROR);
+        assert_eq!(code_of(parse_all(&[0, 0, 0, 0, 0x8, 0, 0, 0, 1])), ErrorCode::FRAME_SIZE_ERROR);
+        assert_eq!(code_of(parse_all(&[0, 0, 4, 1, 0x24, 0, 0, 0, 1, 0, 0, 0, 0])), ErrorCode::FRAME_SIZE_ERROR);
     }
 
     #[test]
@@ -456,28 +384,16 @@ mod tests {
         ] {
             assert_eq!(code_of(header(length, kind, 0, 1).check()), want, "{kind}");
         }
-        assert_eq!(
-            code_of(header(7, kind::PING, 0, 0).check()),
-            ErrorCode::FRAME_SIZE_ERROR
-        );
+        assert_eq!(code_of(header(7, kind::PING, 0, 0).check()), ErrorCode::FRAME_SIZE_ERROR);
         assert_eq!(header(16_384, kind::DATA, 0, 1).check(), Ok(()));
     }
 
     #[test]
     fn refuses_frames_on_the_wrong_kind_of_stream() {
-        for kind in [
-            kind::DATA,
-            kind::HEADERS,
-            kind::PRIORITY,
-            kind::PUSH_PROMISE,
-            kind::CONTINUATION,
-        ] {
+        for kind in [kind::DATA, kind::HEADERS, kind::PRIORITY, kind::PUSH_PROMISE, kind::CONTINUATION] {
             assert_eq!(code_of(header(5, kind, 0, 0).check()), ErrorCode::PROTOCOL_ERROR);
         }
-        assert_eq!(
-            code_of(header(4, kind::RST_STREAM, 0, 0).check()),
-            ErrorCode::PROTOCOL_ERROR
-        );
+        assert_eq!(code_of(header(4, kind::RST_STREAM, 0, 0).check()), ErrorCode::PROTOCOL_ERROR);
         for (kind, length) in [(kind::SETTINGS, 0), (kind::PING, 8), (kind::GOAWAY, 8)] {
             assert_eq!(code_of(header(length, kind, 0, 1).check()), ErrorCode::PROTOCOL_ERROR);
         }
@@ -485,18 +401,9 @@ mod tests {
 
     #[test]
     fn refuses_broken_settings() {
-        assert_eq!(
-            code_of(parse(&header(5, kind::SETTINGS, 0, 0), &[0; 5])),
-            ErrorCode::FRAME_SIZE_ERROR
-        );
-        assert_eq!(
-            code_of(parse(&header(6, kind::SETTINGS, 1, 0), &[0; 6])),
-            ErrorCode::FRAME_SIZE_ERROR
-        );
-        assert_eq!(
-            code_of(parse(&header(390, kind::SETTINGS, 0, 0), &[0; 390])),
-            ErrorCode::ENHANCE_YOUR_CALM
-        );
+        assert_eq!(code_of(parse(&header(5, kind::SETTINGS, 0, 0), &[0; 5])), ErrorCode::FRAME_SIZE_ERROR);
+        assert_eq!(code_of(parse(&header(6, kind::SETTINGS, 1, 0), &[0; 6])), ErrorCode::FRAME_SIZE_ERROR);
+        assert_eq!(code_of(parse(&header(390, kind::SETTINGS, 0, 0), &[0; 390])), ErrorCode::ENHANCE_YOUR_CALM);
     }
 
     #[test]

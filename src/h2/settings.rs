@@ -59,10 +59,7 @@ impl PeerSettings {
                 ENABLE_PUSH if from_server && value == 1 => return Err(protocol("server enables push")),
                 MAX_CONCURRENT_STREAMS => self.max_concurrent_streams = value,
                 INITIAL_WINDOW_SIZE if value > MAX_WINDOW => {
-                    return Err(Fault::connection(
-                        ErrorCode::FLOW_CONTROL_ERROR,
-                        "INITIAL_WINDOW_SIZE above 2^31-1",
-                    ));
+                    return Err(Fault::connection(ErrorCode::FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE above 2^31-1"));
                 }
                 INITIAL_WINDOW_SIZE => self.initial_window_size = value,
                 MAX_FRAME_SIZE if !(LEAST_FRAME_SIZE..=GREATEST_FRAME_SIZE).contains(&value) => {
@@ -107,10 +104,7 @@ mod tests {
             (MAX_FRAME_SIZE, 16_777_216, ErrorCode::PROTOCOL_ERROR),
         ] {
             let got = PeerSettings::default().apply(&entry(id, value), true);
-            assert!(
-                matches!(got, Err(Fault::Connection { code: c, .. }) if c == code),
-                "{id} {value}"
-            );
+            assert!(matches!(got, Err(Fault::Connection { code: c, .. }) if c == code), "{id} {value}");
         }
         assert_eq!(PeerSettings::default().apply(&entry(ENABLE_PUSH, 1), false), Ok(()));
     }

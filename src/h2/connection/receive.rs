@@ -152,31 +152,17 @@ impl Connection {
 
     fn handle_frame(&mut self, frame: Frame<'_>) -> Result<(), Fault> {
         match frame {
-            Frame::Data {
-                stream,
-                data,
-                flow_len,
-                end_stream,
-            } => self.handle_data(stream, data, flow_len, end_stream),
-            Frame::Headers {
-                stream,
-                fragment,
-                end_stream,
-                end_headers,
-            } => self.handle_headers(stream, fragment, end_stream, end_headers),
-            Frame::Continuation {
-                fragment, end_headers, ..
-            } => self.handle_continuation(fragment, end_headers),
+            Frame::Data { stream, data, flow_len, end_stream } => self.handle_data(stream, data, flow_len, end_stream),
+            Frame::Headers { stream, fragment, end_stream, end_headers } => {
+                self.handle_headers(stream, fragment, end_stream, end_headers)
+            }
+            Frame::Continuation { fragment, end_headers, .. } => self.handle_continuation(fragment, end_headers),
             Frame::RstStream { stream, code } => self.handle_reset(stream, code),
             Frame::Settings { ack: true, .. } => Ok(()),
             Frame::Settings { entries, .. } => self.handle_settings(entries),
             Frame::PushPromise => Err(protocol("PUSH_PROMISE although push is off")),
             Frame::Ping { ack, payload } => self.handle_ping(ack, payload),
-            Frame::GoAway {
-                last_stream,
-                code,
-                debug,
-            } => self.handle_go_away(last_stream, code, debug),
+            Frame::GoAway { last_stream, code, debug } => self.handle_go_away(last_stream, code, debug),
             Frame::WindowUpdate { stream, increment } => self.handle_window_update(stream, increment),
             Frame::Priority | Frame::Unknown => Ok(()),
         }
@@ -188,9 +174,7 @@ impl Connection {
         }
         self.counts.frame(data.is_empty() && !end_stream)?;
         let overrun = "more DATA than the window allows";
-        self.recv_window
-            .receive(flow_len)
-            .map_err(|_| Fault::connection(ErrorCode::FLOW_CONTROL_ERROR, overrun))?;
+        self.recv_window.receive(flow_len).map_err(|_| Fault::connection(ErrorCode::FLOW_CONTROL_ERROR, overrun))?;
         let Some(stream) = self.streams.get_mut(&id) else {
             self.release(id, flow_len);
             return self.stray(id);
@@ -223,21 +207,13 @@ impl Connection {
 
     /// Small frames that come together are handed over as one piece.
     fn push_data(&mut self, id: StreamId, more: &[u8], end: bool) {
-        if let Some(Event::Data {
-            stream,
-            data,
-            end_stream,
-        }) = self.events.back_mut()
+        if let Some(Event::Data { stream, data, end_stream }) = self.events.back_mut()
             && *stream == id
         {
             data.extend_from_slice(more);
             *end_stream = end;
         } else if !more.is_empty() || end {
-            self.events.push_back(Event::Data {
-                stream: id,
-                data: more.to_vec(),
-                end_stream: end,
-            });
+            self.events.push_back(Event::Data { stream: id, data: more.to_vec(), end_stream: end });
         }
     }
 
@@ -258,12 +234,7 @@ impl Connection {
         if end_headers {
             return self.handle_block(id, fragment, end_stream);
         }
-        self.block = Some(super::Block {
-            stream: id,
-            end_stream,
-            fragment: fragment.to_vec(),
-            continuations: 0,
-        });
+        self.block = Some(super::Block { stream: id, end_stream, fragment: fragment.to_vec(), continuations: 0 });
         Ok(())
     }
 
@@ -298,10 +269,7 @@ impl Connection {
             return match self.role {
                 Role::Client => self.stray(id),
                 Role::Server if self.recent_resets.contains(&id) => Ok(()),
-                Role::Server => Err(Fault::connection(
-                    ErrorCode::STREAM_CLOSED,
-                    "HEADERS on a closed stream",
-                )),
+                Role::Server => Err(Fault::connection(ErrorCode::STREAM_CLOSED, "HEADERS on a closed stream")),
             };
         };
         if !stream.state.can_receive() {
@@ -332,11 +300,7 @@ impl Connection {
             stream.state = State::HalfClosedRemote;
         }
         self.streams.insert(id, stream);
-        self.events.push_back(Event::Headers {
-            stream: id,
-            headers,
-            end_stream,
-        });
+        self.events.push_back(Event::Headers { stream: id, headers, end_stream });
         Ok(())
     }
 
@@ -353,17 +317,10 @@ impl Connection {
         };
         if head.status < 200 {
             if end_stream || head.status == 101 {
-                return Err(malformed(
-                    id,
-                    "interim response that ends the stream or switches protocols",
-                ));
+                return Err(malformed(id, "interim response that ends the stream or switches protocols"));
             }
             if interim == MAX_INTERIM {
-                return Err(Fault::stream(
-                    id,
-                    ErrorCode::ENHANCE_YOUR_CALM,
-                    "too many interim responses",
-                ));
+                return Err(malformed(id, "too many interim responses"));
             }
             stream.expect = Expect::Head { interim: interim + 1 };
             return Ok(());
@@ -374,11 +331,7 @@ impl Connection {
         if end_stream && !stream.count_body(0, true) {
             return Err(malformed(id, "content-length without a body"));
         }
-        self.events.push_back(Event::Headers {
-            stream: id,
-            headers,
-            end_stream,
-        });
+        self.events.push_back(Event::Headers { stream: id, headers, end_stream });
         if end_stream {
             self.step(id, Step::ReceiveEnd);
         }
@@ -409,11 +362,7 @@ impl Connection {
         if self.role == Role::Server {
             self.counts.abandon()?;
         }
-        self.events.push_back(Event::Reset {
-            stream: id,
-            code,
-            cause: ResetCause::Peer,
-        });
+        self.events.push_back(Event::Reset { stream: id, code, cause: ResetCause::Peer });
         self.close_when_drained();
         Ok(())
     }
@@ -457,28 +406,17 @@ impl Connection {
     }
 
     fn handle_go_away(&mut self, last_stream: StreamId, code: ErrorCode, debug: &[u8]) -> Result<(), Fault> {
-        if self
-            .go_away_received
-            .as_ref()
-            .is_some_and(|(before, ..)| last_stream > *before)
-        {
+        if self.go_away_received.as_ref().is_some_and(|(before, ..)| last_stream > *before) {
             return Err(protocol("GOAWAY that raises its last stream"));
         }
         let words = debug.get(..MAX_DEBUG).unwrap_or(debug);
-        let words = String::from_utf8_lossy(words)
-            .chars()
-            .filter(|c| !c.is_control())
-            .collect();
+        let words = String::from_utf8_lossy(words).chars().filter(|c| !c.is_control()).collect();
         self.go_away_received = Some((last_stream, code, words));
         self.events.push_back(Event::GoAway { last_stream, code });
         if self.role == Role::Client {
             for (id, _) in self.streams.split_off(&last_stream.saturating_add(1)) {
                 let (code, cause) = (ErrorCode::REFUSED_STREAM, ResetCause::NotProcessed);
-                self.events.push_back(Event::Reset {
-                    stream: id,
-                    code,
-                    cause,
-                });
+                self.events.push_back(Event::Reset { stream: id, code, cause });
             }
         }
         self.close_when_drained();

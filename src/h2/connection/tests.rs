@@ -18,10 +18,7 @@ impl Wire {
     }
 
     fn client() -> Wire {
-        let mut wire = Wire {
-            out: frame::PREFACE.to_vec(),
-            encoder: Encoder::default(),
-        };
+        let mut wire = Wire { out: frame::PREFACE.to_vec(), encoder: Encoder::default() };
         frame::put_settings(&mut wire.out, &[]);
         wire
     }
@@ -45,11 +42,7 @@ impl Wire {
     }
 
     fn request(self, stream: u32, end: bool) -> Wire {
-        self.headers(
-            stream,
-            &[(":method", "POST"), (":scheme", "http"), (":path", "/x")],
-            end,
-        )
+        self.headers(stream, &[(":method", "POST"), (":scheme", "http"), (":path", "/x")], end)
     }
 
     fn ok(self, stream: u32) -> Wire {
@@ -58,11 +51,7 @@ impl Wire {
 }
 
 fn request() -> Vec<Header> {
-    vec![
-        Header::new(":method", "POST"),
-        Header::new(":scheme", "http"),
-        Header::new(":path", "/x"),
-    ]
+    vec![Header::new(":method", "POST"), Header::new(":scheme", "http"), Header::new(":path", "/x")]
 }
 
 fn transmit(connection: &mut Connection) -> Vec<u8> {
@@ -82,12 +71,7 @@ fn frames(mut bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
     while let Some(head) = bytes.first_chunk() {
         let header = frame::FrameHeader::parse(head);
         let end = frame::HEADER_LEN + header.length;
-        found.push((
-            header.kind,
-            header.flags,
-            header.stream,
-            bytes[frame::HEADER_LEN..end].to_vec(),
-        ));
+        found.push((header.kind, header.flags, header.stream, bytes[frame::HEADER_LEN..end].to_vec()));
         bytes = &bytes[end..];
     }
     found
@@ -108,20 +92,14 @@ fn feed(connection: &mut Connection, wire: Wire) -> Vec<Event> {
 
 fn closed_with(events: &[Event]) -> Option<ErrorCode> {
     match events.last() {
-        Some(Event::Closed {
-            error: ConnectionError::Peer { code, .. },
-        }) => Some(*code),
+        Some(Event::Closed { error: ConnectionError::Peer { code, .. } }) => Some(*code),
         _ => None,
     }
 }
 
 fn reset_with(events: &[Event]) -> Option<ErrorCode> {
     match events.last() {
-        Some(Event::Reset {
-            code,
-            cause: ResetCause::Violation(_),
-            ..
-        }) => Some(*code),
+        Some(Event::Reset { code, cause: ResetCause::Violation(_), .. }) => Some(*code),
         _ => None,
     }
 }
@@ -134,15 +112,7 @@ fn client_opens_with_preface_settings_and_window() {
     let frames = frames(&out);
     assert_eq!(frames[0].0, frame::kind::SETTINGS);
     assert!(frames[0].3.chunks(6).any(|e| e == [0, 2, 0, 0, 0, 0]), "push is off");
-    assert_eq!(
-        frames[1],
-        (
-            frame::kind::WINDOW_UPDATE,
-            0,
-            0,
-            (4 * 1024 * 1024 - 65_535u32).to_be_bytes().to_vec()
-        )
-    );
+    assert_eq!(frames[1], (frame::kind::WINDOW_UPDATE, 0, 0, (4 * 1024 * 1024 - 65_535u32).to_be_bytes().to_vec()));
     assert!(!client.has_transmit());
 }
 
@@ -160,12 +130,7 @@ fn both_ends_exchange_a_message() {
         assert!(out.len() <= 64 * 1024 + 17_000);
         server.handle_bytes(&out, NOW);
         for event in events(&mut server) {
-            if let Event::Data {
-                stream,
-                data,
-                end_stream,
-            } = event
-            {
+            if let Event::Data { stream, data, end_stream } = event {
                 server.release(stream, data.len());
                 got.extend(data);
                 if end_stream {
@@ -194,10 +159,7 @@ fn both_ends_exchange_a_message() {
 #[test]
 fn works_byte_by_byte() {
     let mut client = client_with_call();
-    let wire = Wire::server()
-        .ok(1)
-        .data(1, b"abc", false)
-        .headers(1, &[("grpc-status", "0")], true);
+    let wire = Wire::server().ok(1).data(1, b"abc", false).headers(1, &[("grpc-status", "0")], true);
     let mut seen = Vec::new();
     for byte in &wire.out {
         client.handle_bytes(std::slice::from_ref(byte), NOW);
@@ -211,22 +173,14 @@ fn works_byte_by_byte() {
 
 #[test]
 fn truncation_at_every_byte_never_completes_the_call() {
-    let wire = Wire::server()
-        .ok(1)
-        .data(1, b"abc", false)
-        .headers(1, &[("grpc-status", "0")], true);
+    let wire = Wire::server().ok(1).data(1, b"abc", false).headers(1, &[("grpc-status", "0")], true);
     for n in 0..wire.out.len() {
         let mut client = client_with_call();
         client.handle_bytes(&wire.out[..n], NOW);
         client.handle_eof();
         let seen = events(&mut client);
         assert!(!seen.iter().any(|e| matches!(e, Event::Trailers { .. })));
-        assert!(matches!(
-            seen.last(),
-            Some(Event::Closed {
-                error: ConnectionError::Eof
-            })
-        ));
+        assert!(matches!(seen.last(), Some(Event::Closed { error: ConnectionError::Eof })));
     }
 }
 
@@ -235,99 +189,27 @@ fn connection_violations_end_the_connection() {
     use frame::kind::*;
     let s = Wire::server;
     let cases: Vec<(&str, Wire, ErrorCode)> = vec![
-        (
-            "first frame",
-            Wire::default().raw(PING, 0, 0, &[0; 8]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "first is ack",
-            Wire::default().raw(SETTINGS, 1, 0, &[]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "push promise",
-            s().raw(PUSH_PROMISE, 4, 1, &[0, 0, 0, 2]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "push enabled",
-            s().raw(SETTINGS, 0, 0, &[0, 2, 0, 0, 0, 1]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "stray continuation",
-            s().raw(CONTINUATION, 4, 1, &[]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "ping in block",
-            s().raw(HEADERS, 0, 1, &[0x88]).raw(PING, 0, 0, &[0; 8]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "unknown in block",
-            s().raw(HEADERS, 0, 1, &[0x88]).raw(0xee, 0, 0, &[]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "other's continuation",
-            s().raw(HEADERS, 0, 1, &[]).raw(CONTINUATION, 4, 3, &[]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
+        ("first frame", Wire::default().raw(PING, 0, 0, &[0; 8]), ErrorCode::PROTOCOL_ERROR),
+        ("first is ack", Wire::default().raw(SETTINGS, 1, 0, &[]), ErrorCode::PROTOCOL_ERROR),
+        ("push promise", s().raw(PUSH_PROMISE, 4, 1, &[0, 0, 0, 2]), ErrorCode::PROTOCOL_ERROR),
+        ("push enabled", s().raw(SETTINGS, 0, 0, &[0, 2, 0, 0, 0, 1]), ErrorCode::PROTOCOL_ERROR),
+        ("stray continuation", s().raw(CONTINUATION, 4, 1, &[]), ErrorCode::PROTOCOL_ERROR),
+        ("ping in block", s().raw(HEADERS, 0, 1, &[0x88]).raw(PING, 0, 0, &[0; 8]), ErrorCode::PROTOCOL_ERROR),
+        ("unknown in block", s().raw(HEADERS, 0, 1, &[0x88]).raw(0xee, 0, 0, &[]), ErrorCode::PROTOCOL_ERROR),
+        ("other's continuation", s().raw(HEADERS, 0, 1, &[]).raw(CONTINUATION, 4, 3, &[]), ErrorCode::PROTOCOL_ERROR),
         ("idle data", s().data(3, b"x", false), ErrorCode::PROTOCOL_ERROR),
         ("idle headers", s().ok(3), ErrorCode::PROTOCOL_ERROR),
         ("even headers", s().ok(2), ErrorCode::PROTOCOL_ERROR),
-        (
-            "idle reset",
-            s().raw(RST_STREAM, 0, 3, &[0; 4]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "idle window",
-            s().raw(WINDOW_UPDATE, 0, 3, &[0, 0, 0, 1]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "zero window",
-            s().raw(WINDOW_UPDATE, 0, 0, &[0; 4]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "overflow",
-            s().raw(WINDOW_UPDATE, 0, 0, &MAX_WINDOW.to_be_bytes()),
-            ErrorCode::FLOW_CONTROL_ERROR,
-        ),
-        (
-            "big window",
-            s().raw(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0]),
-            ErrorCode::FLOW_CONTROL_ERROR,
-        ),
-        (
-            "bad hpack",
-            s().raw(HEADERS, 4, 1, &[0x80]),
-            ErrorCode::COMPRESSION_ERROR,
-        ),
-        (
-            "size update 3f",
-            s().raw(HEADERS, 4, 1, &[0x3f]),
-            ErrorCode::COMPRESSION_ERROR,
-        ),
-        (
-            "short goaway",
-            s().raw(GOAWAY, 0, 0, &[0; 7]),
-            ErrorCode::FRAME_SIZE_ERROR,
-        ),
-        (
-            "large frame",
-            s().data(1, &[0; 16_385], false),
-            ErrorCode::FRAME_SIZE_ERROR,
-        ),
-        (
-            "odd settings",
-            s().raw(SETTINGS, 0, 0, &[0; 7]),
-            ErrorCode::FRAME_SIZE_ERROR,
-        ),
+        ("idle reset", s().raw(RST_STREAM, 0, 3, &[0; 4]), ErrorCode::PROTOCOL_ERROR),
+        ("idle window", s().raw(WINDOW_UPDATE, 0, 3, &[0, 0, 0, 1]), ErrorCode::PROTOCOL_ERROR),
+        ("zero window", s().raw(WINDOW_UPDATE, 0, 0, &[0; 4]), ErrorCode::PROTOCOL_ERROR),
+        ("overflow", s().raw(WINDOW_UPDATE, 0, 0, &MAX_WINDOW.to_be_bytes()), ErrorCode::FLOW_CONTROL_ERROR),
+        ("big window", s().raw(SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0]), ErrorCode::FLOW_CONTROL_ERROR),
+        ("bad hpack", s().raw(HEADERS, 4, 1, &[0x80]), ErrorCode::COMPRESSION_ERROR),
+        ("size update 3f", s().raw(HEADERS, 4, 1, &[0x3f]), ErrorCode::COMPRESSION_ERROR),
+        ("short goaway", s().raw(GOAWAY, 0, 0, &[0; 7]), ErrorCode::FRAME_SIZE_ERROR),
+        ("large frame", s().data(1, &[0; 16_385], false), ErrorCode::FRAME_SIZE_ERROR),
+        ("odd settings", s().raw(SETTINGS, 0, 0, &[0; 7]), ErrorCode::FRAME_SIZE_ERROR),
     ];
     for (what, wire, code) in cases {
         let mut client = client_with_call();
@@ -343,13 +225,13 @@ fn connection_violations_end_the_connection() {
 #[test]
 fn a_change_of_the_initial_window_that_overflows_ends_the_connection() {
     let mut client = client_with_call();
-    let wire = Wire::server()
-        .raw(frame::kind::WINDOW_UPDATE, 0, 1, &(MAX_WINDOW - 65_535).to_be_bytes())
-        .raw(frame::kind::SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]);
-    assert_eq!(
-        closed_with(&feed(&mut client, wire)),
-        Some(ErrorCode::FLOW_CONTROL_ERROR)
+    let wire = Wire::server().raw(frame::kind::WINDOW_UPDATE, 0, 1, &(MAX_WINDOW - 65_535).to_be_bytes()).raw(
+        frame::kind::SETTINGS,
+        0,
+        0,
+        &[0, 4, 0, 1, 0, 0],
     );
+    assert_eq!(closed_with(&feed(&mut client, wire)), Some(ErrorCode::FLOW_CONTROL_ERROR));
 }
 
 #[test]
@@ -357,57 +239,27 @@ fn stream_violations_end_only_the_stream() {
     let s = Wire::server;
     let cases: Vec<(&str, Wire, ErrorCode)> = vec![
         ("data first", s().data(1, b"x", false), ErrorCode::PROTOCOL_ERROR),
-        (
-            "zero window",
-            s().raw(frame::kind::WINDOW_UPDATE, 0, 1, &[0; 4]),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
+        ("zero window", s().raw(frame::kind::WINDOW_UPDATE, 0, 1, &[0; 4]), ErrorCode::PROTOCOL_ERROR),
         (
             "overflow",
             s().raw(frame::kind::WINDOW_UPDATE, 0, 1, &MAX_WINDOW.to_be_bytes()),
             ErrorCode::FLOW_CONTROL_ERROR,
         ),
-        (
-            "priority",
-            s().raw(frame::kind::PRIORITY, 0, 1, &[0; 4]),
-            ErrorCode::FRAME_SIZE_ERROR,
-        ),
-        (
-            "no status",
-            s().headers(1, &[("a", "b")], false),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "upper case",
-            s().headers(1, &[(":status", "200"), ("A", "b")], false),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "late pseudo",
-            s().headers(1, &[("a", "b"), (":status", "200")], false),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
-        (
-            "1xx ends",
-            s().headers(1, &[(":status", "103")], true),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
+        ("priority", s().raw(frame::kind::PRIORITY, 0, 1, &[0; 4]), ErrorCode::FRAME_SIZE_ERROR),
+        ("no status", s().headers(1, &[("a", "b")], false), ErrorCode::PROTOCOL_ERROR),
+        ("upper case", s().headers(1, &[(":status", "200"), ("A", "b")], false), ErrorCode::PROTOCOL_ERROR),
+        ("late pseudo", s().headers(1, &[("a", "b"), (":status", "200")], false), ErrorCode::PROTOCOL_ERROR),
+        ("1xx ends", s().headers(1, &[(":status", "103")], true), ErrorCode::PROTOCOL_ERROR),
         ("two heads", s().ok(1).ok(1), ErrorCode::PROTOCOL_ERROR),
-        (
-            "pseudo trailer",
-            s().ok(1).headers(1, &[(":status", "200")], true),
-            ErrorCode::PROTOCOL_ERROR,
-        ),
+        ("pseudo trailer", s().ok(1).headers(1, &[(":status", "200")], true), ErrorCode::PROTOCOL_ERROR),
         (
             "short body",
-            s().headers(1, &[(":status", "200"), ("content-length", "2")], false)
-                .data(1, b"x", true),
+            s().headers(1, &[(":status", "200"), ("content-length", "2")], false).data(1, b"x", true),
             ErrorCode::PROTOCOL_ERROR,
         ),
         (
             "long body",
-            s().headers(1, &[(":status", "200"), ("content-length", "0")], false)
-                .data(1, b"x", false),
+            s().headers(1, &[(":status", "200"), ("content-length", "0")], false).data(1, b"x", false),
             ErrorCode::PROTOCOL_ERROR,
         ),
     ];
@@ -416,10 +268,7 @@ fn stream_violations_end_only_the_stream() {
         let seen = feed(&mut client, wire);
         assert_eq!(reset_with(&seen), Some(code), "{what}: {seen:?}");
         let out = frames(&transmit(&mut client));
-        assert!(
-            out.contains(&(frame::kind::RST_STREAM, 0, 1, code.0.to_be_bytes().to_vec())),
-            "{what}"
-        );
+        assert!(out.contains(&(frame::kind::RST_STREAM, 0, 1, code.0.to_be_bytes().to_vec())), "{what}");
         assert_eq!(client.open(&request(), true), Ok(3));
     }
 }
@@ -433,7 +282,7 @@ fn interim_responses_are_skipped_up_to_a_limit() {
     let mut client = client_with_call();
     assert!(matches!(&feed(&mut client, wire)[..], [Event::Settings]));
     let seen = feed(&mut client, Wire::default().headers(1, &[(":status", "100")], false));
-    assert_eq!(reset_with(&seen), Some(ErrorCode::ENHANCE_YOUR_CALM));
+    assert_eq!(reset_with(&seen), Some(ErrorCode::PROTOCOL_ERROR));
 }
 
 #[test]
@@ -451,12 +300,7 @@ fn floods_are_cut_off() {
         ("settings", repeat(33, SETTINGS, 0, 0, &[])),
         ("empty data", repeat(65, DATA, 0, 1, &[])),
         ("many continuations", list),
-        (
-            "large block",
-            Wire::server()
-                .raw(HEADERS, 0, 1, &[0; 16_000])
-                .raw(CONTINUATION, 0, 1, &[0; 1000]),
-        ),
+        ("large block", Wire::server().raw(HEADERS, 0, 1, &[0; 16_000]).raw(CONTINUATION, 0, 1, &[0; 1000])),
         ("many settings", repeat(1, SETTINGS, 0, 0, &[0; 65 * 6])),
     ];
     for (what, wire) in cases {
@@ -473,10 +317,7 @@ fn too_many_stream_errors_end_the_connection() {
         assert_eq!(client.open(&request(), true), Ok(i * 2 + 1));
         wire = wire.headers(i * 2 + 1, &[("no", "status")], false);
     }
-    assert_eq!(
-        closed_with(&feed(&mut client, wire)),
-        Some(ErrorCode::ENHANCE_YOUR_CALM)
-    );
+    assert_eq!(closed_with(&feed(&mut client, wire)), Some(ErrorCode::ENHANCE_YOUR_CALM));
 }
 
 #[test]
@@ -494,14 +335,11 @@ fn late_frames_after_our_reset_are_ignored_and_their_bytes_given_back() {
 
 #[test]
 fn overrun_of_the_stream_window_ends_the_stream() {
-    let config = Config {
-        stream_window: 10,
-        ..Config::default()
-    };
+    let config = Config { stream_window: 65_535, ..Config::default() };
     let mut client = Connection::client(config, NOW);
     client.open(&request(), true).unwrap();
-    let seen = feed(&mut client, Wire::server().ok(1).data(1, &[0; 11], false));
-    assert_eq!(reset_with(&seen), Some(ErrorCode::FLOW_CONTROL_ERROR));
+    let wire = (0..5).fold(Wire::server().ok(1), |wire, _| wire.data(1, &[0; 14_000], false));
+    assert_eq!(reset_with(&feed(&mut client, wire)), Some(ErrorCode::FLOW_CONTROL_ERROR));
 }
 
 #[test]
@@ -527,36 +365,17 @@ fn sending_follows_both_windows_and_changes_of_settings() {
         for _ in 0..10 {
             client.poll_transmit(&mut out);
         }
-        frames(&out)
-            .iter()
-            .filter(|f| f.0 == frame::kind::DATA)
-            .map(|f| f.3.len())
-            .sum()
+        frames(&out).iter().filter(|f| f.0 == frame::kind::DATA).map(|f| f.3.len()).sum()
     };
     assert_eq!(sent(&mut client), 65_535);
-    feed(
-        &mut client,
-        Wire::server().raw(frame::kind::WINDOW_UPDATE, 0, 0, &1_000_000u32.to_be_bytes()),
-    );
+    feed(&mut client, Wire::server().raw(frame::kind::WINDOW_UPDATE, 0, 0, &1_000_000u32.to_be_bytes()));
     assert_eq!(sent(&mut client), 0, "the stream's window is empty");
-    feed(
-        &mut client,
-        Wire::default().raw(frame::kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]),
-    );
-    feed(
-        &mut client,
-        Wire::default().raw(frame::kind::WINDOW_UPDATE, 0, 1, &65_535u32.to_be_bytes()),
-    );
+    feed(&mut client, Wire::default().raw(frame::kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    feed(&mut client, Wire::default().raw(frame::kind::WINDOW_UPDATE, 0, 1, &65_535u32.to_be_bytes()));
     assert_eq!(sent(&mut client), 0, "the window was negative");
-    feed(
-        &mut client,
-        Wire::default().raw(frame::kind::WINDOW_UPDATE, 0, 1, &1u32.to_be_bytes()),
-    );
+    feed(&mut client, Wire::default().raw(frame::kind::WINDOW_UPDATE, 0, 1, &1u32.to_be_bytes()));
     assert_eq!(sent(&mut client), 1);
-    feed(
-        &mut client,
-        Wire::default().raw(frame::kind::SETTINGS, 0, 0, &[0, 4, 0, 4, 0, 0]),
-    );
+    feed(&mut client, Wire::default().raw(frame::kind::SETTINGS, 0, 0, &[0, 4, 0, 4, 0, 0]));
     assert_eq!(sent(&mut client), 200_000 - 65_536);
     assert_eq!(client.streams[&1].state, State::HalfClosedLocal);
 }
@@ -568,18 +387,11 @@ fn streams_take_turns() {
         client.open(&request(), false).unwrap();
         client.send_data(id, vec![0; 16_384 * 2], true);
     }
-    feed(
-        &mut client,
-        Wire::server().raw(frame::kind::WINDOW_UPDATE, 0, 0, &1_000_000u32.to_be_bytes()),
-    );
+    feed(&mut client, Wire::server().raw(frame::kind::WINDOW_UPDATE, 0, 0, &1_000_000u32.to_be_bytes()));
     let mut out = Vec::new();
     client.poll_transmit(&mut out);
     client.poll_transmit(&mut out);
-    let order: Vec<u32> = frames(&out)
-        .iter()
-        .filter(|f| f.0 == frame::kind::DATA)
-        .map(|f| f.2)
-        .collect();
+    let order: Vec<u32> = frames(&out).iter().filter(|f| f.0 == frame::kind::DATA).map(|f| f.2).collect();
     assert_eq!(order, [1, 3, 5, 1, 3, 5]);
 }
 
@@ -589,57 +401,27 @@ fn go_away_tells_what_was_not_processed() {
     for _ in 0..3 {
         client.open(&request(), true).unwrap();
     }
-    let seen = feed(
-        &mut client,
-        Wire::server().raw(frame::kind::GOAWAY, 0, 0, &[0, 0, 0, 3, 0, 0, 0, 0, b'b', b'y', b'e']),
-    );
-    assert_eq!(
-        seen[1],
-        Event::GoAway {
-            last_stream: 3,
-            code: ErrorCode::NO_ERROR
-        }
-    );
-    assert!(matches!(
-        seen[2],
-        Event::Reset {
-            stream: 5,
-            cause: ResetCause::NotProcessed,
-            ..
-        }
-    ));
+    let seen =
+        feed(&mut client, Wire::server().raw(frame::kind::GOAWAY, 0, 0, &[0, 0, 0, 3, 0, 0, 0, 0, b'b', b'y', b'e']));
+    assert_eq!(seen[1], Event::GoAway { last_stream: 3, code: ErrorCode::NO_ERROR });
+    assert!(matches!(seen[2], Event::Reset { stream: 5, cause: ResetCause::NotProcessed, .. }));
     assert_eq!(client.open(&request(), true), Err(OpenError::Closing));
     let seen = feed(&mut client, Wire::default().headers(1, &[(":status", "200")], true));
     assert_eq!(seen.len(), 1, "what is left goes on");
     let seen = feed(&mut client, Wire::default().headers(3, &[(":status", "200")], true));
-    let end = ConnectionError::GoneAway {
-        code: ErrorCode::NO_ERROR,
-        debug: "bye".into(),
-    };
+    let end = ConnectionError::GoneAway { code: ErrorCode::NO_ERROR, debug: "bye".into() };
     assert_eq!(seen.last(), Some(&Event::Closed { error: end }));
     let raise = |last: u8| Wire::default().raw(frame::kind::GOAWAY, 0, 0, &[0, 0, 0, last, 0, 0, 0, 0]);
     let mut client = client_with_call();
     feed(&mut client, Wire::server());
     feed(&mut client, raise(1));
-    assert_eq!(
-        closed_with(&feed(&mut client, raise(3))),
-        Some(ErrorCode::PROTOCOL_ERROR)
-    );
+    assert_eq!(closed_with(&feed(&mut client, raise(3))), Some(ErrorCode::PROTOCOL_ERROR));
 }
 
 #[test]
 fn keepalive_pings_only_while_a_stream_is_open() {
-    let keepalive = Some(KeepAlive {
-        idle: Duration::from_secs(20),
-        timeout: Duration::from_secs(10),
-    });
-    let mut client = Connection::client(
-        Config {
-            keepalive,
-            ..Config::default()
-        },
-        NOW,
-    );
+    let keepalive = Some(KeepAlive { idle: Duration::from_secs(20), timeout: Duration::from_secs(10) });
+    let mut client = Connection::client(Config { keepalive, ..Config::default() }, NOW);
     feed(&mut client, Wire::server());
     assert_eq!(client.poll_timeout(), None);
     client.open(&request(), true).unwrap();
@@ -654,33 +436,20 @@ fn keepalive_pings_only_while_a_stream_is_open() {
     assert_eq!(client.poll_timeout(), Some(due + Duration::from_secs(20)));
     client.handle_timeout(due + Duration::from_secs(20));
     client.handle_timeout(due + Duration::from_secs(30));
-    assert!(matches!(
-        &events(&mut client)[..],
-        [Event::Closed {
-            error: ConnectionError::TimedOut { .. }
-        }]
-    ));
+    assert!(matches!(&events(&mut client)[..], [Event::Closed { error: ConnectionError::TimedOut { .. } }]));
 }
 
 #[test]
 fn handshake_has_a_deadline() {
     let mut client = Connection::client(Config::default(), NOW);
     client.handle_timeout(NOW + Duration::from_secs(20));
-    assert!(matches!(
-        &events(&mut client)[..],
-        [Event::Closed {
-            error: ConnectionError::TimedOut { .. }
-        }]
-    ));
+    assert!(matches!(&events(&mut client)[..], [Event::Closed { error: ConnectionError::TimedOut { .. } }]));
 }
 
 #[test]
 fn peer_limits_open_streams() {
     let mut client = Connection::client(Config::default(), NOW);
-    feed(
-        &mut client,
-        Wire::default().raw(frame::kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]),
-    );
+    feed(&mut client, Wire::default().raw(frame::kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]));
     assert_eq!(client.open(&request(), true), Ok(1));
     assert_eq!(client.open(&request(), true), Err(OpenError::TooManyStreams));
     feed(&mut client, Wire::default().headers(1, &[(":status", "200")], true));
@@ -692,19 +461,8 @@ fn server_refuses_what_clients_must_not_do() {
     let c = Wire::client;
     let cases = vec![
         ("even", c().request(2, true), ErrorCode::PROTOCOL_ERROR),
-        (
-            "closed",
-            c().request(3, true).request(1, true),
-            ErrorCode::STREAM_CLOSED,
-        ),
-        (
-            "preface",
-            Wire {
-                out: b"GET / HTTP/1.1\r\n\r\n".to_vec(),
-                ..Wire::default()
-            },
-            ErrorCode::PROTOCOL_ERROR,
-        ),
+        ("closed", c().request(3, true).request(1, true), ErrorCode::STREAM_CLOSED),
+        ("preface", Wire { out: b"GET / HTTP/1.1\r\n\r\n".to_vec(), ..Wire::default() }, ErrorCode::PROTOCOL_ERROR),
     ];
     for (what, wire, code) in cases {
         let mut server = Connection::server(Config::default(), NOW);
@@ -717,13 +475,7 @@ fn server_refuses_what_clients_must_not_do() {
 
 #[test]
 fn server_refuses_streams_beyond_its_limit_and_survives() {
-    let mut server = Connection::server(
-        Config {
-            max_concurrent_streams: 1,
-            ..Config::default()
-        },
-        NOW,
-    );
+    let mut server = Connection::server(Config { max_concurrent_streams: 1, ..Config::default() }, NOW);
     let seen = feed(&mut server, Wire::client().request(1, true).request(3, true));
     assert_eq!(seen.len(), 2);
     let out = frames(&transmit(&mut server));
@@ -735,14 +487,9 @@ fn rapid_reset_is_cut_off() {
     let mut server = Connection::server(Config::default(), NOW);
     let mut wire = Wire::client();
     for i in 0..101 {
-        wire = wire
-            .request(i * 2 + 1, true)
-            .raw(frame::kind::RST_STREAM, 0, i * 2 + 1, &[0, 0, 0, 8]);
+        wire = wire.request(i * 2 + 1, true).raw(frame::kind::RST_STREAM, 0, i * 2 + 1, &[0, 0, 0, 8]);
     }
-    assert_eq!(
-        closed_with(&feed(&mut server, wire)),
-        Some(ErrorCode::ENHANCE_YOUR_CALM)
-    );
+    assert_eq!(closed_with(&feed(&mut server, wire)), Some(ErrorCode::ENHANCE_YOUR_CALM));
 }
 
 #[test]
@@ -760,10 +507,7 @@ fn server_that_answers_early_stops_the_request() {
 
 #[test]
 fn mutated_conversations_never_panic() {
-    let server_side = Wire::server()
-        .ok(1)
-        .data(1, b"abc", false)
-        .headers(1, &[("grpc-status", "0")], true);
+    let server_side = Wire::server().ok(1).data(1, b"abc", false).headers(1, &[("grpc-status", "0")], true);
     let client_side = Wire::client().request(1, false).data(1, b"abc", true).request(3, true);
     let mut seed = 0x2545_f491_4f6c_dd1du64;
     let mut random = move || {
@@ -774,20 +518,12 @@ fn mutated_conversations_never_panic() {
     };
     for i in 0..20_000 {
         let is_client = i % 2 == 0;
-        let mut bytes = if is_client {
-            server_side.out.clone()
-        } else {
-            client_side.out.clone()
-        };
+        let mut bytes = if is_client { server_side.out.clone() } else { client_side.out.clone() };
         for _ in 0..=random() % 4 {
             let at = random() % bytes.len();
             bytes[at] = random() as u8;
         }
-        let mut connection = if is_client {
-            client_with_call()
-        } else {
-            Connection::server(Config::default(), NOW)
-        };
+        let mut connection = if is_client { client_with_call() } else { Connection::server(Config::default(), NOW) };
         let cut = random() % bytes.len();
         connection.handle_bytes(&bytes[..cut], NOW);
         transmit(&mut connection);

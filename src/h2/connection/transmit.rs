@@ -74,10 +74,7 @@ impl Connection {
         let window = self.send_window.available();
         let after = self.streams.range(self.cursor.saturating_add(1)..);
         let before = self.streams.range(..=self.cursor);
-        after
-            .chain(before)
-            .find(|(_, s)| s.can_transmit(window))
-            .map(|(id, _)| *id)
+        after.chain(before).find(|(_, s)| s.can_transmit(window)).map(|(id, _)| *id)
     }
 
     /// Sends at most one frame of DATA, or what ends the stream.
@@ -117,9 +114,6 @@ impl Connection {
     }
 
     pub(super) fn reply_overflow() -> super::Fault {
-        super::Fault::connection(
-            ErrorCode::ENHANCE_YOUR_CALM,
-            "peer asks for answers and does not read them",
-        )
+        super::Fault::connection(ErrorCode::ENHANCE_YOUR_CALM, "peer asks for answers and does not read them")
     }
 }

@@ -30,11 +30,7 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder whose dynamic table is at most `table_size` and whose field lists are at most `max_list_size`.
     pub fn new(table_size: usize, max_list_size: usize) -> Decoder {
-        Decoder {
-            table: Table::new(table_size),
-            allowed_size: table_size,
-            max_list_size,
-        }
+        Decoder { table: Table::new(table_size), allowed_size: table_size, max_list_size }
     }
 
     /// Decodes one whole block. The size is counted as fields are emitted, so that one byte which names a large entry
@@ -96,9 +92,7 @@ impl Decoder {
     }
 
     fn entry(&self, index: usize) -> Result<(&[u8], &[u8]), DecodeError> {
-        self.table
-            .entry(index)
-            .ok_or(DecodeError::Compression("index outside the tables"))
+        self.table.entry(index).ok_or(DecodeError::Compression("index outside the tables"))
     }
 }
 
@@ -112,10 +106,7 @@ impl<'a> Input<'a> {
     }
 
     fn byte(&mut self) -> Result<u8, DecodeError> {
-        let (first, rest) = self
-            .rest
-            .split_first()
-            .ok_or(DecodeError::Compression("block ends inside a field"))?;
+        let (first, rest) = self.rest.split_first().ok_or(DecodeError::Compression("block ends inside a field"))?;
         self.rest = rest;
         Ok(*first)
     }
@@ -130,10 +121,7 @@ impl<'a> Input<'a> {
         for i in 0..MAX_INTEGER_BYTES {
             let byte = self.byte()?;
             let part = u64::from(byte & 0x7f) << (7 * i);
-            value = usize::try_from(part)
-                .ok()
-                .and_then(|p| value.checked_add(p))
-                .unwrap_or(usize::MAX);
+            value = usize::try_from(part).ok().and_then(|p| value.checked_add(p)).unwrap_or(usize::MAX);
             if value > MAX_INTEGER {
                 break;
             }
@@ -153,11 +141,7 @@ impl<'a> Input<'a> {
         };
         self.rest = rest;
         if !is_huffman {
-            return if length > room {
-                Err(DecodeError::TooLarge)
-            } else {
-                Ok(bytes.to_vec())
-            };
+            return if length > room { Err(DecodeError::TooLarge) } else { Ok(bytes.to_vec()) };
         }
         let mut out = Vec::with_capacity(length * 3 / 2);
         huffman::decode(bytes, &mut out).map_err(|_| DecodeError::Compression("broken Huffman code"))?;
@@ -173,10 +157,7 @@ mod tests {
 
     fn hex(text: &str) -> Vec<u8> {
         let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
-        digits
-            .chunks(2)
-            .map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap())
-            .collect()
+        digits.chunks(2).map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap()).collect()
     }
 
     fn check(decoder: &mut Decoder, block: &str, want: &[(&str, &str)]) {
@@ -209,16 +190,8 @@ mod tests {
             "400a 6375 7374 6f6d 2d6b 6579 0d63 7573 746f 6d2d 6865 6164 6572",
             &[("custom-key", "custom-header")],
         );
-        check(
-            &mut d,
-            "040c 2f73 616d 706c 652f 7061 7468",
-            &[(":path", "/sample/path")],
-        );
-        check(
-            &mut d,
-            "1008 7061 7373 776f 7264 0673 6563 7265 74",
-            &[("password", "secret")],
-        );
+        check(&mut d, "040c 2f73 616d 706c 652f 7061 7468", &[(":path", "/sample/path")]);
+        check(&mut d, "1008 7061 7373 776f 7264 0673 6563 7265 74", &[("password", "secret")]);
         check(&mut d, "82", &[(":method", "GET")]);
         let secret = d.decode(&hex("1008 7061 7373 776f 7264 0673 6563 7265 74")).unwrap();
         assert_eq!(secret[0].indexing, Indexing::Never);
@@ -226,12 +199,7 @@ mod tests {
     }
 
     const REQUESTS: [&[(&str, &str)]; 3] = [
-        &[
-            (":method", "GET"),
-            (":scheme", "http"),
-            (":path", "/"),
-            (":authority", "www.example.com"),
-        ],
+        &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "www.example.com")],
         &[
             (":method", "GET"),
             (":scheme", "http"),
@@ -253,11 +221,7 @@ mod tests {
         let mut d = Decoder::new(4096, LIMIT);
         check(&mut d, "8286 8441 0f77 7777 2e65 7861 6d70 6c65 2e63 6f6d", REQUESTS[0]);
         check(&mut d, "8286 84be 5808 6e6f 2d63 6163 6865", REQUESTS[1]);
-        check(
-            &mut d,
-            "8287 85bf 400a 6375 7374 6f6d 2d6b 6579 0c63 7573 746f 6d2d 7661 6c75 65",
-            REQUESTS[2],
-        );
+        check(&mut d, "8287 85bf 400a 6375 7374 6f6d 2d6b 6579 0c63 7573 746f 6d2d 7661 6c75 65", REQUESTS[2]);
     }
 
     #[test]
@@ -265,11 +229,7 @@ mod tests {
         let mut d = Decoder::new(4096, LIMIT);
         check(&mut d, "8286 8441 8cf1 e3c2 e5f2 3a6b a0ab 90f4 ff", REQUESTS[0]);
         check(&mut d, "8286 84be 5886 a8eb 1064 9cbf", REQUESTS[1]);
-        check(
-            &mut d,
-            "8287 85bf 4088 25a8 49e9 5ba9 7d7f 8925 a849 e95b b8e8 b4bf",
-            REQUESTS[2],
-        );
+        check(&mut d, "8287 85bf 4088 25a8 49e9 5ba9 7d7f 8925 a849 e95b b8e8 b4bf", REQUESTS[2]);
     }
 
     const DATE1: &str = "Mon, 21 Oct 2013 20:13:21 GMT";
@@ -277,18 +237,8 @@ mod tests {
     const PLACE: &str = "https://www.example.com";
     const COOKIE: &str = "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1";
     const RESPONSES: [&[(&str, &str)]; 3] = [
-        &[
-            (":status", "302"),
-            ("cache-control", "private"),
-            ("date", DATE1),
-            ("location", PLACE),
-        ],
-        &[
-            (":status", "307"),
-            ("cache-control", "private"),
-            ("date", DATE1),
-            ("location", PLACE),
-        ],
+        &[(":status", "302"), ("cache-control", "private"), ("date", DATE1), ("location", PLACE)],
+        &[(":status", "307"), ("cache-control", "private"), ("date", DATE1), ("location", PLACE)],
         &[
             (":status", "200"),
             ("cache-control", "private"),

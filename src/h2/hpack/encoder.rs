@@ -17,10 +17,7 @@ pub struct Encoder {
 
 impl Default for Encoder {
     fn default() -> Self {
-        Encoder {
-            table: Table::new(MAX_TABLE_SIZE),
-            smallest: None,
-        }
+        Encoder { table: Table::new(MAX_TABLE_SIZE), smallest: None }
     }
 }
 
@@ -118,9 +115,8 @@ mod tests {
             Header::new(":path", "/"),
             Header::new(":authority", "www.example.com"),
         ];
-        let first = [
-            0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff,
-        ];
+        let first =
+            [0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff];
         assert_eq!(encoded(&mut encoder, &base), first);
         let second = [base, vec![Header::new("cache-control", "no-cache")]].concat();
         assert_eq!(
@@ -132,10 +128,7 @@ mod tests {
     #[test]
     fn secrets_and_single_values_stay_out_of_the_table() {
         let mut encoder = Encoder::default();
-        let fields = [
-            Header::sensitive("authorization", "x"),
-            Header::once("grpc-timeout", "1S"),
-        ];
+        let fields = [Header::sensitive("authorization", "x"), Header::once("grpc-timeout", "1S")];
         let first = encoded(&mut encoder, &fields);
         assert_eq!(first[..2], [0x1f, 0x08], "never indexed, name 23");
         assert_eq!(encoded(&mut encoder, &fields), first);

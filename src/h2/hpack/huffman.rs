@@ -8,7 +8,6 @@
 pub struct BadHuffman;
 
 const SYMBOLS: usize = 257;
-const EOS: u16 = 256;
 const LONGEST: usize = 30;
 
 /// Length in bits of each symbol's code (RFC 7541 appendix B); the last one is EOS.
@@ -138,15 +137,12 @@ mod tests {
 
     #[test]
     fn codes_are_those_of_appendix_b() {
-        for (symbol, code) in [
-            (usize::from(b'0'), 0x0),
-            (usize::from(b'a'), 0x3),
-            (usize::from(b'z'), 0x7b),
-            (0, 0x1ff8),
-        ] {
+        for (symbol, code) in
+            [(usize::from(b'0'), 0x0), (usize::from(b'a'), 0x3), (usize::from(b'z'), 0x7b), (0, 0x1ff8)]
+        {
             assert_eq!(CODE.of_symbol[symbol], code);
         }
-        assert_eq!(CODE.of_symbol[usize::from(EOS)], 0x3fff_ffff);
+        assert_eq!(CODE.of_symbol[256], 0x3fff_ffff);
         assert_eq!(CODE.of_symbol[255], 0x3ff_ffee);
         assert_eq!(CODE.of_symbol[249], 0xfff_fffe);
     }

@@ -34,27 +34,17 @@ pub struct Header {
 impl Header {
     /// A field that will come again.
     pub fn new(name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Header {
-        Header {
-            name: name.into(),
-            value: value.into(),
-            indexing: Indexing::Repeated,
-        }
+        Header { name: name.into(), value: value.into(), indexing: Indexing::Repeated }
     }
 
     /// A field whose value is new each time.
     pub fn once(name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Header {
-        Header {
-            indexing: Indexing::Once,
-            ..Header::new(name, value)
-        }
+        Header { indexing: Indexing::Once, ..Header::new(name, value) }
     }
 
     /// A field whose value is a secret.
     pub fn sensitive(name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Header {
-        Header {
-            indexing: Indexing::Never,
-            ..Header::new(name, value)
-        }
+        Header { indexing: Indexing::Never, ..Header::new(name, value) }
     }
 
     /// The size as the standard counts it (RFC 7541 section 4.1).

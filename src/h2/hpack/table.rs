@@ -30,11 +30,7 @@ pub struct Table {
 impl Table {
     /// Tables whose dynamic part holds at most `max_size`.
     pub fn new(max_size: usize) -> Table {
-        Table {
-            entries: VecDeque::new(),
-            size: 0,
-            max_size,
-        }
+        Table { entries: VecDeque::new(), size: 0, max_size }
     }
 
     /// The present bound of the dynamic part.
