@@ -58,7 +58,8 @@ pub struct Config {
     pub keepalive: Option<KeepAlive>,
     /// Limit of a decoded field list.
     pub max_header_list_size: usize,
-    /// Receive window of each stream.
+    /// Receive window of each stream, at least the protocol's 65,535: a peer may use those before it reads our
+    /// settings.
     pub stream_window: u32,
     /// Receive window of the connection, at least the protocol's 65,535.
     pub connection_window: u32,
@@ -264,7 +265,7 @@ impl Connection {
     fn start(&mut self) {
         let list_size = u32::try_from(self.config.max_header_list_size).unwrap_or(u32::MAX);
         let mut entries = vec![
-            (settings::INITIAL_WINDOW_SIZE, self.config.stream_window),
+            (settings::INITIAL_WINDOW_SIZE, self.config.stream_window.max(DEFAULT_WINDOW)),
             (settings::MAX_HEADER_LIST_SIZE, list_size),
         ];
         match self.role {
@@ -419,6 +420,11 @@ impl Connection {
         id <= self.transmitted
     }
 
+    /// Whether a stream has not ended yet.
+    pub fn is_open(&self, id: StreamId) -> bool {
+        self.streams.contains_key(&id)
+    }
+
     /// Streams that are open.
     pub fn open_streams(&self) -> usize {
         self.streams.len()
@@ -439,7 +445,7 @@ impl Connection {
             state: State::Open,
             expect,
             send_window: SendWindow::new(self.peer.initial_window_size),
-            recv_window: RecvWindow::new(self.config.stream_window),
+            recv_window: RecvWindow::new(self.config.stream_window.max(DEFAULT_WINDOW)),
             queue: SendQueue::default(),
             content_length: None,
             received: 0,

@@ -320,7 +320,7 @@ impl Connection {
                 return Err(malformed(id, "interim response that ends the stream or switches protocols"));
             }
             if interim == MAX_INTERIM {
-                return Err(Fault::stream(id, ErrorCode::ENHANCE_YOUR_CALM, "too many interim responses"));
+                return Err(malformed(id, "too many interim responses"));
             }
             stream.expect = Expect::Head { interim: interim + 1 };
             return Ok(());

@@ -282,7 +282,7 @@ fn interim_responses_are_skipped_up_to_a_limit() {
     let mut client = client_with_call();
     assert!(matches!(&feed(&mut client, wire)[..], [Event::Settings]));
     let seen = feed(&mut client, Wire::default().headers(1, &[(":status", "100")], false));
-    assert_eq!(reset_with(&seen), Some(ErrorCode::ENHANCE_YOUR_CALM));
+    assert_eq!(reset_with(&seen), Some(ErrorCode::PROTOCOL_ERROR));
 }
 
 #[test]
@@ -335,11 +335,11 @@ fn late_frames_after_our_reset_are_ignored_and_their_bytes_given_back() {
 
 #[test]
 fn overrun_of_the_stream_window_ends_the_stream() {
-    let config = Config { stream_window: 10, ..Config::default() };
+    let config = Config { stream_window: 65_535, ..Config::default() };
     let mut client = Connection::client(config, NOW);
     client.open(&request(), true).unwrap();
-    let seen = feed(&mut client, Wire::server().ok(1).data(1, &[0; 11], false));
-    assert_eq!(reset_with(&seen), Some(ErrorCode::FLOW_CONTROL_ERROR));
+    let wire = (0..5).fold(Wire::server().ok(1), |wire, _| wire.data(1, &[0; 14_000], false));
+    assert_eq!(reset_with(&feed(&mut client, wire)), Some(ErrorCode::FLOW_CONTROL_ERROR));
 }
 
 #[test]

@@ -8,7 +8,6 @@
 pub struct BadHuffman;
 
 const SYMBOLS: usize = 257;
-const EOS: u16 = 256;
 const LONGEST: usize = 30;
 
 /// Length in bits of each symbol's code (RFC 7541 appendix B); the last one is EOS.
@@ -143,7 +142,7 @@ mod tests {
         {
             assert_eq!(CODE.of_symbol[symbol], code);
         }
-        assert_eq!(CODE.of_symbol[usize::from(EOS)], 0x3fff_ffff);
+        assert_eq!(CODE.of_symbol[256], 0x3fff_ffff);
         assert_eq!(CODE.of_symbol[255], 0x3ff_ffee);
         assert_eq!(CODE.of_symbol[249], 0xfff_fffe);
     }
