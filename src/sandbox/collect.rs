@@ -10,6 +10,7 @@ use tar::{Archive, EntryType};
 
 use super::naming::hex;
 use crate::node::record::{FIRST_OUTPUT, OutputFile};
+use crate::sys::text::printable;
 
 /// Files of one attempt. Each is a file in the spool and a few calls to the master.
 const MAX_FILES: usize = 10_000;
@@ -43,15 +44,15 @@ impl Collection {
         Self { patterns, room_bytes: max_bytes, seen: BTreeSet::new(), files: Vec::new(), cut: Vec::new(), more_cut: 0 }
     }
 
-    /// Takes the matching files of one archive. Its entries begin with the last component of the folder that was asked
-    /// for, so `parent` is that folder's own parent below the work folder, empty for the work folder's children.
+    /// Takes the matching files of the archive of `root`, a path below the work folder; empty for the work folder itself.
+    /// The archive's entries begin with the last component of what was asked for.
     ///
     /// # Errors
     /// When the archive breaks off or the spool can't be written; what was taken before stands.
     pub fn take<W: Write>(
         &mut self,
         archive: impl Read,
-        parent: &str,
+        root: &str,
         open: &mut dyn FnMut(u32) -> io::Result<W>,
         close: &mut dyn FnMut(W) -> io::Result<()>,
     ) -> io::Result<()> {
@@ -59,7 +60,7 @@ impl Collection {
         for entry in archive.entries()? {
             let mut entry = entry?;
             let path_bytes = entry.path_bytes().into_owned();
-            let Some(path) = self.wanted_path(parent, &path_bytes, entry.header().entry_type()) else { continue };
+            let Some(path) = self.wanted_path(root, &path_bytes, entry.header().entry_type()) else { continue };
             let size = entry.size();
             if self.files.len() >= MAX_FILES {
                 self.cut(format!("{path}: only {MAX_FILES} files are kept"));
@@ -99,16 +100,20 @@ impl Collection {
     }
 
     /// The entry's path below the work folder if it is to be read.
-    fn wanted_path(&mut self, parent: &str, bytes: &[u8], kind: EntryType) -> Option<String> {
+    fn wanted_path(&mut self, root: &str, bytes: &[u8], kind: EntryType) -> Option<String> {
         if kind == EntryType::Directory {
             return None;
         }
-        let shown = || crate::sys::text::printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]));
+        let shown = || printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]));
         let Ok(name) = std::str::from_utf8(bytes) else {
             self.cut(format!("{}: its name is not UTF-8", shown()));
             return None;
         };
-        let path = if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") };
+        let path = match (root, name.split_once('/')) {
+            ("", inside) => inside.map_or("", |(_, inside)| inside).to_owned(),
+            (root, None) => root.to_owned(),
+            (root, Some((_, inside))) => format!("{root}/{inside}"),
+        };
         let is_plain = |part: &str| !part.is_empty() && part != "." && part != "..";
         if path.len() > MAX_PATH_BYTES || path.chars().any(char::is_control) || !path.split('/').all(is_plain) {
             self.cut(format!("{}: such a name is not kept", shown()));
@@ -178,6 +183,10 @@ mod tests {
     }
 
     fn collect(entries: &[(EntryType, &[u8], &[u8])], patterns: &[&str], max_bytes: u64) -> Made {
+        collect_from("output", entries, patterns, max_bytes)
+    }
+
+    fn collect_from(root: &str, entries: &[(EntryType, &[u8], &[u8])], patterns: &[&str], max_bytes: u64) -> Made {
         let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
         let mut collection = Collection::new(&patterns, max_bytes);
         let spool = RefCell::new(Vec::new());
@@ -185,7 +194,7 @@ mod tests {
             spool.borrow_mut().push(file);
             Ok(())
         };
-        collection.take(tar_of(entries).as_slice(), "", &mut |_| Ok(Vec::new()), &mut close).unwrap();
+        collection.take(tar_of(entries).as_slice(), root, &mut |_| Ok(Vec::new()), &mut close).unwrap();
         let (files, cut) = collection.into_parts();
         assert!(files.iter().zip(FIRST_OUTPUT..).all(|(file, stream)| file.stream == stream && file.mode == 0o755));
         let files = files.into_iter().map(|file| file.path).zip(spool.into_inner());
@@ -194,11 +203,10 @@ mod tests {
 
     #[test]
     fn takes_regular_files_that_match() {
-        let entries: [(EntryType, &[u8], &[u8]); 4] = [
+        let entries: [(EntryType, &[u8], &[u8]); 3] = [
             (EntryType::Directory, b"output", b""),
             (EntryType::Regular, b"output/a.txt", b"A"),
             (EntryType::Regular, b"output/deep/b.bin", b"B"),
-            (EntryType::Regular, b"other.txt", b"C"),
         ];
         let (files, cut) = collect(&entries, &["output/**"], 100);
         assert_eq!(
@@ -206,7 +214,18 @@ mod tests {
             [("output/a.txt".to_owned(), b"A".to_vec()), ("output/deep/b.bin".to_owned(), b"B".to_vec())]
         );
         assert!(cut.is_empty());
-        assert_eq!(collect(&entries, &["*.txt"], 100).0.len(), 1, "* stays within a folder");
+        assert_eq!(collect(&entries, &["output/*"], 100).0.len(), 1, "* stays within a folder");
+    }
+
+    #[test]
+    fn names_files_by_their_path_below_the_work_folder() {
+        let paths = |root: &str, entry: &[u8]| {
+            let made = collect_from(root, &[(EntryType::Regular, entry, b"x")], &["**"], 100);
+            made.0.into_iter().map(|(path, _)| path).collect::<Vec<_>>()
+        };
+        assert_eq!(paths("", b"workspace/a.txt"), ["a.txt"]);
+        assert_eq!(paths("logs/deep", b"deep/a.txt"), ["logs/deep/a.txt"]);
+        assert_eq!(paths("logs/x.log", b"x.log"), ["logs/x.log"]);
     }
 
     #[test]

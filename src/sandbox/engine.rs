@@ -194,7 +194,6 @@ fn view(facts: &EngineFacts) -> EngineView {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::body::{WORK_FOLDER, note_limit_reached};
 use super::collect::{Collection, roots};
+use super::step::Step;
 use super::task::{Ended, Task};
-use crate::docker::{Docker, Error, Stop};
+use crate::docker::{Change, Docker, Error, Stop};
 use crate::node::order::TaskNews;
 use crate::node::record::{FinalReport, Outcome, Phase};
 use crate::store::StreamWriter;
@@ -17,14 +18,15 @@ const ARCHIVE_IDLE: Duration = Duration::from_secs(120);
 const MAX_REMOVALS: u32 = 20;
 
 impl Task {
-    /// Reads the output files and makes the report. Whatever fails here is said in the report, which is made anyway.
-    pub fn collect(&self, ended: Ended) -> FinalReport {
+    /// Reads the output files and makes the report. Whatever fails here is said in the report, which is made anyway; only
+    /// an order to leave ends it, and the next start of the worker collects again.
+    pub fn collect(&self, ended: Ended) -> Step<FinalReport> {
         self.tell(TaskNews::Phase(Phase::Collecting, String::new()));
         let limit = self.spec.max_output_bytes.min(self.spec.disk_bytes);
         let mut collection = Collection::new(&self.spec.outputs, limit);
         if ended.has_container && ended.outcome != Outcome::Superseded {
             for root in roots(&self.spec.outputs) {
-                collection = self.take_root(collection, &root);
+                collection = self.take_root(collection, root)?;
             }
         }
         let (outputs, cut) = collection.into_parts();
@@ -43,55 +45,44 @@ impl Task {
         if report.outcome == Outcome::OutOfMemory {
             note_limit_reached(&mut report, &self.spec);
         }
-        report
+        Ok(report)
     }
 
-    /// One folder through a helper thread, so that an order to leave acts at once.
-    fn take_root(&self, collection: Collection, root: &str) -> Collection {
+    /// One folder or file below the work folder, on a helper thread.
+    fn take_root(&self, mut collection: Collection, root: String) -> Step<Collection> {
         let (name, key, store) = (self.name.clone(), self.spec.key.clone(), self.context.store.clone());
-        let path = format!("{WORK_FOLDER}/{root}");
-        let parent = root.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned();
-        let is_work_folder = root.is_empty();
-        let docker = self.context.docker.with_stop(&Stop::new());
-        let job = move |docker: &Docker, mut collection: Collection| -> (Collection, Result<(), String>) {
-            let archive = match docker.get_archive(&name, &path, ARCHIVE_IDLE) {
-                Ok(archive) => archive,
-                Err(error) if error.is_not_found() => return (collection, Ok(())),
-                Err(error) => return (collection, Err(error.to_string())),
-            };
+        self.call_unless(&|| self.leave_order(), &Stop::new(), move |docker| {
+            let path = if root.is_empty() { WORK_FOLDER.to_owned() } else { format!("{WORK_FOLDER}/{root}") };
             let mut open = |stream| store.output_writer(&key, stream).map(Sink);
-            let mut close = |sink: Sink| sink.finish();
-            let root = if is_work_folder { Root::WorkFolder } else { Root::Below(parent) };
-            let result = collection.take(archive, root.parent(), &mut open, &mut close);
-            (collection, result.map_err(|error| error.to_string()))
-        };
-        let (mut collection, result) = job(&docker, collection);
-        if let Err(error) = result {
-            collection.cut(format!("{root}: not all of it could be read: {error}"));
-        }
-        collection
+            let result = match docker.get_archive(&name, &path, ARCHIVE_IDLE) {
+                Ok(archive) => collection.take(archive, &root, &mut open, &mut Sink::finish),
+                Err(error) if error.is_not_found() => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = result {
+                collection.cut(format!("{root}: not all of it could be read: {error}"));
+            }
+            collection
+        })
     }
 
     /// Removes container, helper and volume; what could not be, in words. Tries until the engine answers.
     pub fn clean(&self) -> Option<String> {
         let helper = format!("{}-owner", self.name);
-        let removals: [(&str, &dyn Fn(&Docker) -> Result<(), Error>); 3] = [
-            ("container", &|docker| docker.remove_container(&self.name).map(|_| ())),
-            ("helper container", &|docker| docker.remove_container(&helper).map(|_| ())),
-            ("volume", &|docker| docker.remove_volume(&self.name).map(|_| ())),
+        let removals = [
+            self.remove(&|docker| docker.remove_container(&self.name)),
+            self.remove(&|docker| docker.remove_container(&helper)),
+            self.remove(&|docker| docker.remove_volume(&self.name)),
         ];
-        let troubles = removals.iter().filter_map(|(what, remove)| {
-            self.remove(remove).err().map(|error| format!("{what} {}: {error}", self.name))
-        });
-        let troubles: Vec<String> = troubles.collect();
+        let troubles: Vec<String> = removals.into_iter().filter_map(Result::err).collect();
         (!troubles.is_empty()).then(|| troubles.join("; "))
     }
 
-    fn remove(&self, remove: &dyn Fn(&Docker) -> Result<(), Error>) -> Result<(), String> {
+    fn remove(&self, remove: &dyn Fn(&Docker) -> Result<Change, Error>) -> Result<(), String> {
         let mut pause = Duration::from_millis(100);
         for attempt in 1.. {
             match remove(&self.context.docker) {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(error) if attempt >= MAX_REMOVALS => return Err(error.to_string()),
                 Err(error) if self.desired.latest().must_leave => return Err(error.to_string()),
                 Err(_) => {}

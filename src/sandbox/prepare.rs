@@ -68,8 +68,8 @@ impl Task {
             let job = move |docker: &Docker| docker.pull_image(&name, None, PULL_IDLE, &mut progress);
             match self.call(&Stop::new(), job)? {
                 Ok(()) => return Ok(()),
-                Err(error @ Error::Refused { status: 400..500, .. }) => return Err(self.no_image(&error)),
-                Err(error) if attempt >= MAX_PULLS => return Err(self.no_image(&error)),
+                Err(error) if is_permanent(&error) => return Err(self.no_image(Outcome::Rejected, &error)),
+                Err(error) if attempt >= MAX_PULLS => return Err(self.no_image(Outcome::NodeFault, &error)),
                 Err(error) => {
                     self.tell(TaskNews::Detail(format!("pull failed, tries again: {error}")));
                     self.wait(Duration::from_secs(1) * attempt)?;
@@ -79,20 +79,23 @@ impl Task {
         Ok(())
     }
 
-    fn no_image(&self, error: &Error) -> Break {
-        match fault(error) {
-            Break::End(outcome, reason) if self.spec.image.to_string() == BASE_IMAGE => {
-                Break::End(outcome, format!("{reason}; scripts/build-image.sh makes the base image on this machine"))
-            }
-            other => other,
-        }
+    fn no_image(&self, outcome: Outcome, error: &Error) -> Break {
+        let mend = match self.spec.image.to_string().as_str() {
+            BASE_IMAGE => "; scripts/build-image.sh makes the base image on this machine",
+            _ => "",
+        };
+        Break::End(outcome, format!("{error}{mend}"))
     }
 
     fn volume(&self, image: &ImageInspect) -> Step<()> {
         let identity = &self.context.identity;
         let labels = identity.labels(&self.spec.key, "task");
         let volume = VolumeCreate { name: self.name.clone(), labels, ..VolumeCreate::default() };
-        self.engine(move |docker| docker.create_volume(&volume))?.map_err(|error| fault(&error))?;
+        // One of that name that is there already is answered with itself.
+        let made = self.engine(move |docker| docker.create_volume(&volume))?.map_err(|error| fault(&error))?;
+        if !self.is_ours(&made.labels) {
+            return Err(Break::End(Outcome::NodeFault, format!("the volume {} is not this node's", self.name)));
+        }
         if volume_owner(&self.spec) == VolumeOwner::CopyUp {
             return Ok(());
         }
@@ -164,6 +167,19 @@ impl Task {
             Ok(Err(PutError::Inputs(error))) => Err(Break::End(Outcome::NodeFault, error.to_string())),
             Ok(Err(PutError::Engine(error))) | Err(error) => Err(fault(&error)),
         }
+    }
+}
+
+/// The engine gives no status to tell by: a registry's refusal comes as 500 or in the middle of the stream.
+fn is_permanent(error: &Error) -> bool {
+    const WORDS: [&str; 6] =
+        ["not found", "manifest unknown", "denied", "unauthorized", "no matching manifest", "does not exist"];
+    match error {
+        Error::Refused { status, message, .. } => {
+            let message = message.to_lowercase();
+            matches!(status, 400..500) || WORDS.iter().any(|word| message.contains(word))
+        }
+        _ => false,
     }
 }
 

@@ -170,7 +170,7 @@ impl Task {
             }
         };
         let ended = self.conclude(run, end);
-        Ok(self.collect(ended))
+        self.collect(ended)
     }
 
     /// One round: what is wanted, what is due, what is seen; then a wait. The end, if there is one.
@@ -241,19 +241,15 @@ impl Task {
     fn freeze(&mut self, run: &mut Run, is_wanted: bool, now: Duration) {
         let docker = &self.context.quick_docker;
         match (run.paused_at, is_wanted) {
-            (None, true) => {
-                if docker.pause_container(&self.name).is_ok() {
-                    run.paused_at = Some(now);
-                    self.tell(TaskNews::Phase(Phase::Paused, "paused by the node".to_owned()));
-                }
+            (None, true) if docker.pause_container(&self.name).is_ok() => {
+                run.paused_at = Some(now);
+                self.tell(TaskNews::Phase(Phase::Paused, "paused by the node".to_owned()));
             }
-            (Some(since), false) => {
-                if docker.unpause_container(&self.name).is_ok() {
-                    run.paused_at = None;
-                    let frozen = u64::try_from(now.saturating_sub(since).as_millis()).unwrap_or(u64::MAX);
-                    self.mark(|marks| marks.paused_ms = marks.paused_ms.saturating_add(frozen));
-                    self.tell(TaskNews::Phase(Phase::Running, String::new()));
-                }
+            (Some(since), false) if docker.unpause_container(&self.name).is_ok() => {
+                run.paused_at = None;
+                let frozen = millis(now.saturating_sub(since));
+                self.mark(|marks| marks.paused_ms = marks.paused_ms.saturating_add(frozen));
+                self.tell(TaskNews::Phase(Phase::Running, String::new()));
             }
             _ => {}
         }
@@ -278,7 +274,9 @@ impl Task {
                 return Sight::Runs;
             }
         }
-        if run.capture.is_none() && let Some(writers) = run.idle_writers.take() {
+        if run.capture.is_none()
+            && let Some(writers) = run.idle_writers.take()
+        {
             self.tell(TaskNews::Note("attached again: output since the engine was away is missing".to_owned()));
             if self.attach(run, writers).is_err() {
                 self.tell(TaskNews::Detail("can't attach to the output".to_owned()));

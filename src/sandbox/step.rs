@@ -51,13 +51,28 @@ impl Task {
         desired.stop.as_ref().map(|order| Break::End(order.outcome, order.reason.clone()))
     }
 
+    /// The order to let go, which interrupts also what a stop order must not.
+    pub fn leave_order(&self) -> Option<Break> {
+        self.desired.latest().must_leave.then_some(Break::Leave)
+    }
+
     /// One call on a helper thread, ended early by a wish of the coordinator.
     pub fn call<T: Send + 'static>(
         &self,
         stop: &Stop,
         job: impl FnOnce(&Docker) -> Result<T, Error> + Send + 'static,
     ) -> Step<Result<T, Error>> {
-        if let Some(interruption) = self.interruption() {
+        self.call_unless(&|| self.interruption(), stop, job)
+    }
+
+    /// One job on a helper thread, ended early by what `interruption` finds.
+    pub fn call_unless<T: Send + 'static>(
+        &self,
+        interruption: &dyn Fn() -> Option<Break>,
+        stop: &Stop,
+        job: impl FnOnce(&Docker) -> T + Send + 'static,
+    ) -> Step<T> {
+        if let Some(interruption) = interruption() {
             return Err(interruption);
         }
         let docker = self.context.docker.with_stop(stop);
@@ -76,7 +91,7 @@ impl Task {
                     return result.map_err(|_| Break::End(Outcome::NodeFault, "a call to the engine broke off".to_owned()));
                 }
                 recv(self.wake) -> _ => {
-                    if let Some(interruption) = self.interruption() {
+                    if let Some(interruption) = interruption() {
                         stop.stop();
                         // Released: it comes back at once, and nothing of it may run on behind the next step's back.
                         let _ = result.recv();

@@ -12,7 +12,6 @@ use super::capture::Tail;
 use super::naming::{Identity, LABEL_KEY};
 use super::run::Run;
 use super::step::{Break, Step};
-use super::verdict::Circumstances;
 use crate::docker::Docker;
 use crate::node::order::{Desired, Marks, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, Usage};
@@ -199,6 +198,3 @@ pub struct Ended {
     /// Whether there is a container to collect from.
     pub(super) has_container: bool,
 }
-
-/// Facts for the verdict, kept while the container runs.
-pub type Facts = Circumstances;

@@ -4,25 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::node::id::{AttemptKey, Id};
+use crate::node::order::Marks;
 use crate::node::record::{Event, EventKind, FinalReport, Phase};
 use crate::node::snapshot::HistoryRow;
 use crate::node::spec::TaskSpec;
-
-/// What a task thread needs to find its container again: saved as it is found out.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Marks {
-    /// The engine's id of the container.
-    pub container_id: Option<String>,
-    /// Digest or id of the image that runs.
-    pub image_digest: Option<String>,
-    /// When the container started, milliseconds since 1970 by the engine's clock.
-    pub started_ms: Option<u64>,
-    /// The boot that it started in.
-    pub boot_id: Option<String>,
-    /// What other parts want back after a restart.
-    pub kept: Option<serde_json::Value>,
-}
 
 /// The changing part of a duty.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -31,12 +31,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Sender, bounded};
 use rusqlite::Connection;
 
-pub use duty::Marks;
 pub use open::OpenError;
 pub use outbox::{Ack, Outbox};
 pub use stream::StreamWriter;
 
 use crate::node::id::AttemptKey;
+use crate::node::order::Marks;
 use crate::node::record::{EventKind, FinalReport, Outcome, Phase, StreamEnd};
 use crate::node::snapshot::HistoryRow;
 use crate::node::spec::TaskSpec;

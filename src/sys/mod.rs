@@ -3,5 +3,6 @@
 pub mod lock;
 pub mod private;
 pub mod signal;
+pub mod text;
 pub mod time;
 pub mod watch;
