@@ -8,7 +8,7 @@ use super::body::check_read_back;
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
 use super::step::{Break, Step, fault};
 use super::task::{Ended, Task};
-use super::verdict::{Circumstances, judge, parse_time};
+use super::verdict::{Circumstances, KILLED, judge, parse_time};
 use crate::docker::{ContainerInspect, CreateBody, Error, Stats, Stop};
 use crate::node::order::{Look, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
@@ -22,6 +22,10 @@ const EARLY_LOOKS: [Duration; 4] =
 const EARLY_AGE: Duration = Duration::from_secs(30);
 /// Output may still be in the pipes when the container has ended. It is waited for while it flows.
 const DRAIN_IDLE: Duration = Duration::from_secs(5);
+/// Looks at a container that was killed by somebody, to tell whether it is being removed ...
+const REMOVAL_LOOKS: u32 = 5;
+/// ... and the pause between them.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 /// Share of the memory limit over which the owner is told.
 const MEMORY_ALERT_PERCENT: u64 = 90;
 
@@ -385,11 +389,33 @@ impl Task {
             has_container: false,
         };
         let Sight::Ended(found) = end else { return ended };
+        if self.is_being_removed(&run.circumstances, &found) {
+            return ended;
+        }
         let (outcome, reason) = judge(&found.state, &run.circumstances);
         let told = parse_time(&found.state.finished_at).zip(parse_time(&found.state.started_at));
         let duration = told.and_then(|(finished, started)| finished.checked_sub(started));
         let duration = duration.map_or(measured, |nanos| Duration::from_nanos(nanos).saturating_sub(frozen));
         Ended { outcome, reason, exit_code: Some(found.state.exit_code), duration, has_container: true, ..ended }
+    }
+}
+
+impl Task {
+    /// `docker rm -f` kills first and removes then: between the two it looks like a task that was killed.
+    fn is_being_removed(&self, circumstances: &Circumstances, found: &ContainerInspect) -> bool {
+        if circumstances.stopping.is_some() || found.state.oom_killed || found.state.exit_code != KILLED {
+            return false;
+        }
+        for _ in 0..REMOVAL_LOOKS {
+            match self.context.quick_docker.inspect_container(&self.name) {
+                Err(error) if error.is_not_found() => return true,
+                Ok(found) if found.state.status == "removing" => return true,
+                _ => {}
+            }
+            // Any wish can wait for this long.
+            let _ = self.wake.recv_timeout(REMOVAL_PAUSE);
+        }
+        false
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::docker::ContainerState;
 use crate::node::record::Outcome;
 
-/// 128 + SIGKILL.
-const KILLED: i64 = 137;
+/// Exit code after SIGKILL: 128 and the signal's number.
+pub const KILLED: i64 = 137;
 
 /// What the worker itself had done or seen by the time the container ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
