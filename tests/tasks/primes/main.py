@@ -1,4 +1,4 @@
-"""Counts the primes below N in two processes, which together want more CPU than the task has, and reports what they got."""
+"""Counts the primes below N in two processes, which together want four times the CPU that the task has, and reports what they got."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import resource
 import time
 
 OUTPUT = os.environ.get("HIVEMIND_OUTPUT", "/workspace/output")
-N = int(os.environ.get("PRIMES_BELOW", "1000000000"))
+N = int(os.environ.get("PRIMES_BELOW", "500000000"))
 SEGMENT = 1 << 18
 PROCESSES = 2
 
@@ -43,7 +43,7 @@ def main():
     with multiprocessing.Pool(PROCESSES) as pool:
         for done, found in enumerate(pool.imap_unordered(count_segment, segments, chunksize=16), 1):
             count += found
-            if done % 500 == 0:
+            if done % 250 == 0:
                 print(f"{done} of {len(segments)} segments, {count} primes", flush=True)
         pool.close()
         pool.join()
