@@ -218,11 +218,8 @@ fn try_open(dir: &Path, spool: &Spool) -> Result<(Connection, Rebuilt, u64), Obs
     let (found, segment_epoch) = spool.scan().map_err(|error| Obstacle::Folder(dir.join("spool"), error))?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if is_new {
-        db::create(&transaction).map_err(|error| match error.sqlite_error_code() {
-            // Tables without a version are of no version that ever was.
-            Some(rusqlite::ErrorCode::Unknown) => Obstacle::Aside("damaged", error.to_string()),
-            _ => error.into(),
-        })?;
+        // Tables without a version are of no version that ever was: they fail here, and the file is set aside.
+        db::create(&transaction)?;
     }
     let epoch_file = dir.join(EPOCH);
     let text = files::read_bounded(&epoch_file, 64).unwrap_or_default();
