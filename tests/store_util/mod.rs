@@ -68,7 +68,7 @@ impl Open {
         self.wait(|event| *event == StoreEvent::Durable(ticket));
     }
 
-    pub fn wait(&self, is: impl Fn(&StoreEvent) -> bool) -> StoreEvent {
+    pub fn wait(&self, mut is: impl FnMut(&StoreEvent) -> bool) -> StoreEvent {
         loop {
             let event = self.events.recv_timeout(PATIENCE).unwrap();
             if is(&event) {
