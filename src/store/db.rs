@@ -66,9 +66,29 @@ pub(super) struct AttemptRow {
     pub(super) spec: Option<TaskSpec>,
 }
 
-/// Whether the file itself is at fault, so that it must be set aside.
+/// SQLite's codes for a file that is shorter than it should be.
+const SHORT_READ: i32 = 522;
+
+/// Whether the file itself is at fault, so that it must be set aside: all that can't be laid at the door of the disk,
+/// the folder or another process. A damaged schema or column shows in many ways.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    match error {
+        rusqlite::Error::SqliteFailure(error, _) if error.extended_code == SHORT_READ => true,
+        _ => !matches!(
+            error.sqlite_error_code(),
+            Some(
+                ErrorCode::PermissionDenied
+                    | ErrorCode::DatabaseBusy
+                    | ErrorCode::DatabaseLocked
+                    | ErrorCode::OutOfMemory
+                    | ErrorCode::ReadOnly
+                    | ErrorCode::SystemIoFailure
+                    | ErrorCode::DiskFull
+                    | ErrorCode::CannotOpen
+                    | ErrorCode::FileLockingProtocolFailed
+            )
+        ),
+    }
 }
 
 /// Whether a write failed for lack of space.
