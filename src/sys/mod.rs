@@ -1,1 +1,3 @@
 //! Clock, lock, signals and other calls to the operating system.
+
+pub mod clock;
