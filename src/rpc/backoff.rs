@@ -32,8 +32,7 @@ pub struct Backoff {
 impl Backoff {
     /// Each node needs a seed of its own, so that many do not come back at the same moment.
     pub fn new(seed: u64) -> Backoff {
-        // The generator must not start at zero.
-        Backoff { random: seed | 1 << 63, failures: 0, up_since: None }
+        Backoff { random: seed, failures: 0, up_since: None }
     }
 
     /// A connection works since `now`.
@@ -56,12 +55,14 @@ impl Backoff {
         Duration::from_secs_f64(ceiling * self.fraction())
     }
 
-    /// A number from 0 to 1 (xorshift64).
+    /// A number from 0 to 1 (splitmix64, which mixes seeds that differ little).
     fn fraction(&mut self) -> f64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random >> 11) as f64 / (1u64 << 53) as f64
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        (mixed >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
@@ -71,7 +72,7 @@ mod tests {
 
     fn longest(n: usize, urgency: Urgency) -> f64 {
         let waits = (0..400).map(|seed| {
-            let mut backoff = Backoff::new(seed * 0x9e37_79b9_7f4a_7c15);
+            let mut backoff = Backoff::new(seed);
             (0..n).map(|_| backoff.failed(Duration::ZERO, urgency)).last().unwrap()
         });
         waits.max().unwrap().as_secs_f64()

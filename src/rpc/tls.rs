@@ -135,7 +135,8 @@ pub fn explain(error: &rustls::Error, host: &str) -> String {
         };
     };
     match problem {
-        CertificateError::UnknownIssuer => {
+        // A bad signature is what an authority of the same name but another key gives.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             format!("certificate of {host} is signed by an authority that is not trusted here")
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
