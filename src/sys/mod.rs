@@ -1,8 +1,3 @@
 //! Clock, lock, signals and other calls to the operating system.
 
-pub mod lock;
-pub mod private;
-pub mod signal;
-pub mod text;
-pub mod time;
-pub mod watch;
+pub mod clock;
