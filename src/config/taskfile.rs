@@ -304,7 +304,7 @@ fn seconds(value: &Value) -> Result<u64, String> {
 
 /// `1500` as `1.5`, the way the file had it.
 fn thousandths(millis: u64) -> Value {
-    if millis % 1_000 == 0 {
+    if millis.is_multiple_of(1_000) {
         return Value::from(millis / 1_000);
     }
     // Exact enough: the shortest decimal text of this float has the three digits back.
