@@ -106,10 +106,6 @@ impl Client {
         Self { agent: Agent::with_parts(config, SocketConnector(socket.clone()), NoResolver), socket }
     }
 
-    /// Where it looks for the worker.
-    pub(super) fn socket(&self) -> &Path {
-        &self.socket
-    }
 
     /// `/api/v1/status` as it comes.
     pub(super) fn status_text(&self) -> Result<String, ClientError> {
