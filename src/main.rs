@@ -1,5 +1,5 @@
 //! The binary: hands the process over to the command line.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    hivemind_worker::cli::main(std::env::args_os().skip(1))
 }

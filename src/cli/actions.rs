@@ -1,0 +1,41 @@
+//! `drain`, `pause`, `resume` and `cancel`.
+
+use crate::node::id::{AttemptKey, Id};
+
+use super::client::{Client, ClientError, encoded};
+use super::{Failure, tell};
+
+/// Tells the node one of the words that it knows.
+pub(super) fn act(client: &Client, word: &str, done: &str) -> Result<u8, Failure> {
+    client.post(&format!("/api/v1/{word}"))?;
+    tell(done);
+    Ok(0)
+}
+
+/// Stops a task: as its author on a standalone node, else as the node's owner.
+pub(super) fn cancel(client: &Client, task: &Id) -> Result<u8, Failure> {
+    match client.post(&format!("/api/v1/submissions/{}/cancel", encoded(task.as_str()))) {
+        Ok(()) => {}
+        // Not submitted here, or no small master here (409): the node may hold it all the same.
+        Err(error @ ClientError::Refused { status: 404 | 409, .. }) => {
+            let Some(key) = held_attempt(client, task)? else {
+                return Err(if error.is_not_found() {
+                    Failure::new(format!("this node holds no task {task}: `hivemind-worker tasks` lists them"))
+                } else {
+                    error.into()
+                });
+            };
+            client.post(&format!("/api/v1/tasks/{}/{}/stop", encoded(key.task.as_str()), key.attempt))?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    tell(&format!("{task} is being stopped"));
+    Ok(0)
+}
+
+/// The latest attempt of a task that the node holds.
+pub(super) fn held_attempt(client: &Client, task: &Id) -> Result<Option<AttemptKey>, ClientError> {
+    let attempts = client.status()?.attempts;
+    let keys = attempts.into_iter().map(|view| view.key).filter(|key| key.task == *task);
+    Ok(keys.max_by_key(|key| key.attempt))
+}

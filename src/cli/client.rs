@@ -1,0 +1,255 @@
+//! Calls to a running worker over its control socket.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fmt, io};
+
+use serde::de::DeserializeOwned;
+use ureq::http::{Response, StatusCode};
+use ureq::{Agent, Body};
+
+use crate::config::ClientOptions;
+use crate::node::id::AttemptKey;
+use crate::node::snapshot::{HistoryRow, Snapshot};
+
+use super::socket::{NoResolver, SocketConnector};
+use super::view::{HistoryAnswer, LogPart, StreamName, SubmissionView};
+use super::{EXIT_FAILURE, Failure};
+
+/// Where a service has its control socket.
+const SERVICE_SOCKET: &str = "/run/hivemind/control.sock";
+/// Name of the control socket in the state folder.
+const SOCKET_NAME: &str = "control.sock";
+/// A snapshot of 64 tasks with 4 KiB of output each, and a thousand rows of history, is far below.
+const MAX_JSON_BYTES: u64 = 16 << 20;
+/// More than the server puts into one piece.
+const MAX_LOG_BYTES: u64 = 16 << 20;
+/// Longest silence of a worker that is well; above its longest poll.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A client of one worker.
+pub(super) struct Client {
+    agent: Agent,
+    socket: PathBuf,
+}
+
+/// Why a call gave nothing.
+#[derive(Debug)]
+pub(super) enum ClientError {
+    /// Nobody answers at the socket.
+    NoWorker { socket: PathBuf, source: io::Error },
+    /// The worker says no, in its own words.
+    Refused { status: u16, message: String },
+    /// The answer can't be read.
+    Answer { source: Box<dyn std::error::Error> },
+}
+
+impl ClientError {
+    /// Whether the worker knows no such thing.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Whether the worker is gone, or went while it answered: it may be back soon.
+    pub(super) fn is_connection_lost(&self) -> bool {
+        matches!(self, Self::NoWorker { .. } | Self::Answer { .. } | Self::Refused { status: 502..=503, .. })
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoWorker { socket, source } => {
+                let socket = socket.display();
+                match source.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => write!(
+                        f,
+                        "no worker answers at {socket}: start one with `hivemind-worker standalone` or `run`, or name its state folder with --state"
+                    ),
+                    io::ErrorKind::PermissionDenied => write!(
+                        f,
+                        "no permission for {socket}: use the worker's own user, or join its group (usermod -aG hivemind USER)"
+                    ),
+                    _ => write!(f, "can't connect to {socket}: {source}"),
+                }
+            }
+            Self::Refused { message, .. } => f.write_str(message),
+            Self::Answer { source } => write!(f, "the worker's answer can't be read: {source}"),
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::with_code(EXIT_FAILURE, error.to_string())
+    }
+}
+
+impl Client {
+    /// A client of the worker with this state folder, or of the service when no folder is named and it is there.
+    pub(super) fn new(options: &ClientOptions) -> Self {
+        let service = Path::new(SERVICE_SOCKET);
+        let socket = if !options.is_state_dir_given && service.exists() {
+            service.to_owned()
+        } else {
+            options.state_dir.join(SOCKET_NAME)
+        };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .max_redirects(0)
+            .max_idle_connections(0)
+            .timeout_per_read(Some(PATIENCE))
+            .timeout_per_write(Some(PATIENCE))
+            .build();
+        Self { agent: Agent::with_parts(config, SocketConnector(socket.clone()), NoResolver), socket }
+    }
+
+
+    /// `/api/v1/status` as it comes.
+    pub(super) fn status_text(&self) -> Result<String, ClientError> {
+        text(self.get("/api/v1/status")?)
+    }
+
+    /// `/api/v1/status`.
+    pub(super) fn status(&self) -> Result<Snapshot, ClientError> {
+        json(self.get("/api/v1/status")?)
+    }
+
+    /// `/api/v1/history`, newest first.
+    pub(super) fn history(&self, limit: u32) -> Result<Vec<HistoryRow>, ClientError> {
+        json::<HistoryAnswer>(self.get(&format!("/api/v1/history?limit={limit}"))?).map(HistoryAnswer::rows)
+    }
+
+    /// Something to do, without content.
+    pub(super) fn post(&self, path: &str) -> Result<(), ClientError> {
+        let response = self.agent.post(url(path)).send_empty();
+        self.checked(response).map(|_| ())
+    }
+
+    /// Gives an archive to the small master.
+    pub(super) fn submit(&self, archive: &[u8]) -> Result<AttemptKey, ClientError> {
+        let request = self.agent.post(url("/api/v1/submissions")).content_type("application/x-tar");
+        json(self.checked(request.send(archive))?)
+    }
+
+    /// A submission as it stands, or its next change within `wait`.
+    pub(super) fn submission(
+        &self,
+        task: &str,
+        seen: Option<u64>,
+        wait: Duration,
+    ) -> Result<SubmissionView, ClientError> {
+        let mut path = format!("/api/v1/submissions/{}", encoded(task));
+        if let Some(seen) = seen {
+            path.push_str(&format!("?seen={seen}&wait_ms={}", wait.as_millis()));
+        }
+        json(self.get(&path)?)
+    }
+
+    /// Output that arrived at the small master.
+    pub(super) fn submission_log(&self, task: &str, stream: StreamName, offset: u64) -> Result<LogPart, ClientError> {
+        self.log(&format!("/api/v1/submissions/{}", encoded(task)), stream, offset)
+    }
+
+    /// Output of an attempt that the node holds.
+    pub(super) fn attempt_log(
+        &self,
+        key: &AttemptKey,
+        stream: StreamName,
+        offset: u64,
+    ) -> Result<LogPart, ClientError> {
+        self.log(&format!("/api/v1/tasks/{}/{}", encoded(key.task.as_str()), key.attempt), stream, offset)
+    }
+
+    /// The content of an output file.
+    pub(super) fn output(&self, task: &str, path: &str) -> Result<impl Read, ClientError> {
+        let path: Vec<String> = path.split('/').map(encoded).collect();
+        let target = format!("/api/v1/submissions/{}/outputs/{}", encoded(task), path.join("/"));
+        Ok(self.get(&target)?.into_body().into_reader())
+    }
+
+    fn log(&self, base: &str, stream: StreamName, offset: u64) -> Result<LogPart, ClientError> {
+        let response = self.get(&format!("{base}/logs?stream={stream}&offset={offset}&raw=1"))?;
+        let number = |name: &str| response.headers().get(name)?.to_str().ok()?.parse::<u64>().ok();
+        let (first, is_closed) = (number("X-Offset"), response.headers().get("X-Closed"));
+        let is_closed = is_closed.is_some_and(|value| value.as_bytes() == b"true");
+        let bytes = bytes(response, MAX_LOG_BYTES)?;
+        Ok(LogPart { offset: first.unwrap_or(offset), bytes, is_closed })
+    }
+
+    fn get(&self, path: &str) -> Result<Response<Body>, ClientError> {
+        self.checked(self.agent.get(url(path)).call())
+    }
+
+    fn checked(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, ClientError> {
+        let response = match response {
+            Ok(response) => response,
+            Err(ureq::Error::Io(source)) if is_no_connection(&source) => {
+                let socket = self.socket.clone();
+                return Err(ClientError::NoWorker { socket, source });
+            }
+            Err(error) => return Err(answer(error)),
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = text(response).unwrap_or_default();
+        Err(ClientError::Refused { status: status.as_u16(), message: refusal(status, &body) })
+    }
+}
+
+/// The server's own words, or what its status means.
+fn refusal(status: StatusCode, body: &str) -> String {
+    let value: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    match value.as_ref().and_then(|value| value.get("error")?.as_str()) {
+        Some(message) => message.to_owned(),
+        None => format!("the worker answered {status}"),
+    }
+}
+
+fn is_no_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::NotADirectory
+    )
+}
+
+fn answer(error: impl Into<Box<dyn std::error::Error>>) -> ClientError {
+    ClientError::Answer { source: error.into() }
+}
+
+fn bytes(response: Response<Body>, limit: u64) -> Result<Vec<u8>, ClientError> {
+    response.into_body().with_config().limit(limit).read_to_vec().map_err(answer)
+}
+
+fn text(response: Response<Body>) -> Result<String, ClientError> {
+    String::from_utf8(bytes(response, MAX_JSON_BYTES)?).map_err(answer)
+}
+
+fn json<T: DeserializeOwned>(response: Response<Body>) -> Result<T, ClientError> {
+    serde_json::from_slice(&bytes(response, MAX_JSON_BYTES)?).map_err(answer)
+}
+
+fn url(path: &str) -> String {
+    format!("http://localhost{path}")
+}
+
+/// A path segment that can't be read as anything else.
+pub(super) fn encoded(segment: &str) -> String {
+    let mut out = String::with_capacity(segment.len());
+    for byte in segment.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}

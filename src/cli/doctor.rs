@@ -1,0 +1,221 @@
+//! `doctor`: looks for what would keep the node from working, and says how to mend it. Changes nothing.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use crate::config::{Config, MasterUrl};
+use crate::sys::private::{self, PrivateError};
+
+use super::table::{self, row};
+use super::{EXIT_FAILURE, Failure, health, print};
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grade {
+    /// As it should be.
+    Ok,
+    /// The node works, but less than it could.
+    Warn,
+    /// The node can't do its work.
+    Fail,
+}
+
+struct Finding {
+    grade: Grade,
+    text: String,
+}
+
+impl Finding {
+    fn ok(text: impl Into<String>) -> Self {
+        Self::new(Grade::Ok, text)
+    }
+
+    fn warn(text: impl Into<String>) -> Self {
+        Self::new(Grade::Warn, text)
+    }
+
+    fn fail(text: impl Into<String>) -> Self {
+        Self::new(Grade::Fail, text)
+    }
+
+    fn new(grade: Grade, text: impl Into<String>) -> Self {
+        Self { grade, text: text.into() }
+    }
+}
+
+/// `doctor`: ends with 1 when something fails.
+pub(super) fn doctor(config: &Config) -> Result<u8, Failure> {
+    let mut findings: Vec<(&str, Finding)> =
+        config.warnings.iter().map(|warning| ("configuration", Finding::warn(warning))).collect();
+    findings.extend([
+        ("state folder", state_folder(&config.state_dir)),
+        ("engine", engine(&config.docker_host)),
+        ("cgroups", cgroups(&|path| fs::read_to_string(path).ok())),
+        ("master", master(config.master_url.as_ref())),
+        ("monitor", monitor(config.monitor)),
+    ]);
+    let rows: Vec<Vec<String>> = findings
+        .iter()
+        .map(|(name, finding)| {
+            let grade = match finding.grade {
+                Grade::Ok => "ok",
+                Grade::Warn => "warn",
+                Grade::Fail => "FAIL",
+            };
+            row([grade, name, &finding.text])
+        })
+        .collect();
+    print(&table::render(&rows))?;
+    let has_failed = findings.iter().any(|(_, finding)| finding.grade == Grade::Fail);
+    Ok(if has_failed { EXIT_FAILURE } else { 0 })
+}
+
+fn state_folder(path: &Path) -> Finding {
+    match private::check_private_dir(path) {
+        Ok(()) => match tempfile_check(path) {
+            Ok(()) => Finding::ok(format!("{} is ours and private", path.display())),
+            Err(error) => Finding::fail(format!("{} can't be written: {error}", path.display())),
+        },
+        Err(PrivateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => missing_folder(path),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
+            Finding::fail(format!("{error}{cause}"))
+        }
+    }
+}
+
+fn missing_folder(path: &Path) -> Finding {
+    let Ok(absolute) = std::path::absolute(path) else {
+        return Finding::fail(format!("{} is no path", path.display()));
+    };
+    let parent = absolute.ancestors().skip(1).find(|parent| parent.exists());
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    match parent {
+        Some(parent) if rustix::fs::access(parent, access).is_ok() => {
+            Finding::ok(format!("{} will be made at the first start", path.display()))
+        }
+        _ => Finding::fail(format!(
+            "{0} isn't there and can't be made: as root, install -d -m 700 -o USER '{0}', or choose another with --state",
+            path.display()
+        )),
+    }
+}
+
+fn tempfile_check(path: &Path) -> Result<(), String> {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).map_err(|errno| io::Error::from(errno).to_string())
+}
+
+fn engine(docker_host: &str) -> Finding {
+    let Some(path) = docker_host.strip_prefix("unix://") else {
+        return Finding::fail(format!("{docker_host} is for Windows: write DOCKER_HOST=unix:///var/run/docker.sock"));
+    };
+    match UnixStream::connect(path) {
+        Ok(_) => Finding::ok(format!("{path} takes connections")),
+        Err(error) => Finding::fail(match error.kind() {
+            io::ErrorKind::NotFound => format!(
+                "{path} isn't there: install and start Docker (apt-get install docker.io; systemctl start docker), or set DOCKER_HOST"
+            ),
+            io::ErrorKind::PermissionDenied => format!(
+                "no permission for {path}: usermod -aG docker USER and log in again (that group equals root), or use a rootless engine"
+            ),
+            io::ErrorKind::ConnectionRefused => format!("nobody answers at {path}: systemctl start docker"),
+            _ => format!("{path} can't be reached: {error}"),
+        }),
+    }
+}
+
+/// Memory limits need the controller; some boards boot with it off.
+fn cgroups(read: &dyn Fn(&str) -> Option<String>) -> Finding {
+    let mend = "add cgroup_enable=memory to the kernel's command line and reboot";
+    if let Some(controllers) = read("/sys/fs/cgroup/cgroup.controllers") {
+        let has = |name: &str| controllers.split_ascii_whitespace().any(|controller| controller == name);
+        return match (has("memory"), has("cpu")) {
+            (true, true) => Finding::ok("version 2 with memory and cpu"),
+            (false, _) => Finding::fail(format!("version 2 without the memory controller: {mend}")),
+            (true, false) => Finding::fail("version 2 without the cpu controller: enable it for the engine"),
+        };
+    }
+    let is_on = |name: &str| {
+        let table = read("/proc/cgroups")?;
+        let line = table.lines().find(|line| line.split_ascii_whitespace().next() == Some(name))?;
+        Some(line.split_ascii_whitespace().nth(3)? == "1")
+    };
+    match (is_on("memory"), is_on("cpu")) {
+        (Some(true), Some(true)) => Finding::ok("version 1 with memory and cpu"),
+        (None, _) | (_, None) => Finding::warn("the kernel doesn't tell its controllers: limits may not hold"),
+        _ => Finding::fail(format!("version 1 without memory or cpu controller: {mend}")),
+    }
+}
+
+fn master(url: Option<&MasterUrl>) -> Finding {
+    let Some(url) = url else {
+        return Finding::warn(
+            "none is set: set MASTER_NODE_URL=https://HOST[:PORT], or try `hivemind-worker standalone`",
+        );
+    };
+    match (url.host.as_str(), url.port).to_socket_addrs() {
+        Ok(mut addresses) => match addresses.next() {
+            Some(address) => Finding::ok(format!("{url} is at {}", address.ip())),
+            None => Finding::fail(format!("{} has no address: look at the name and at DNS", url.host)),
+        },
+        Err(error) => Finding::fail(format!("{} has no address ({error}): look at the name and at DNS", url.host)),
+    }
+}
+
+fn monitor(address: SocketAddr) -> Finding {
+    match TcpListener::bind(address) {
+        Ok(_) => Finding::ok(format!("{address} is free")),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if health::is_worker(address) {
+                Finding::ok(format!("a worker runs at {address}"))
+            } else {
+                Finding::fail(format!("{address} is taken by another program: set MONITOR_PORT (ss -ltnp shows which)"))
+            }
+        }
+        Err(error) => Finding::fail(format!("{address} can't be used: {error}: set MONITOR_ADDRESS or MONITOR_PORT")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grades_cgroups_of_both_versions() {
+        let with = |files: &[(&str, &str)]| {
+            cgroups(&|path| {
+                let found = files.iter().find(|(name, _)| *name == path);
+                found.map(|(_, text)| (*text).to_owned())
+            })
+            .grade
+        };
+        let v2 = "/sys/fs/cgroup/cgroup.controllers";
+        assert_eq!(with(&[(v2, "cpuset cpu io memory pids\n")]), Grade::Ok);
+        assert_eq!(with(&[(v2, "cpuset cpu io pids\n")]), Grade::Fail);
+        let v1 = "/proc/cgroups";
+        let text = "#subsys_name hierarchy num_cgroups enabled\ncpu 3 1 1\nmemory 4 1 1\n";
+        assert_eq!(with(&[(v1, text)]), Grade::Ok);
+        assert_eq!(with(&[(v1, &text.replace("memory 4 1 1", "memory 0 1 0"))]), Grade::Fail);
+        assert_eq!(with(&[]), Grade::Warn);
+    }
+
+    #[test]
+    fn says_how_to_mend() {
+        let finding = engine("unix:///not/there.sock");
+        assert!(finding.grade == Grade::Fail && finding.text.contains("apt-get install docker.io"));
+        assert_eq!(master(None).grade, Grade::Warn);
+        let loopback = MasterUrl::parse("http://127.0.0.1:5").unwrap();
+        assert_eq!(master(Some(&loopback)).grade, Grade::Ok);
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        drop(std::thread::spawn({
+            let taken = taken.try_clone().unwrap();
+            // Whoever asks is hung up on: not a worker.
+            move || drop(taken.accept())
+        }));
+        let finding = monitor(taken.local_addr().unwrap());
+        assert!(finding.grade == Grade::Fail && finding.text.contains("MONITOR_PORT"), "{}", finding.text);
+    }
+}

@@ -1,0 +1,236 @@
+//! The help texts. Flags and keys come from the table of keys; only what a table can't say is written here.
+
+use crate::config::{self, COMMANDS, keys::KEYS};
+
+use super::Failure;
+use super::table;
+
+struct Topic {
+    name: &'static str,
+    usage: &'static str,
+    short: &'static str,
+    text: &'static str,
+}
+
+const fn topic(name: &'static str, usage: &'static str, short: &'static str, text: &'static str) -> Topic {
+    Topic { name, usage, short, text }
+}
+
+static TOPICS: [Topic; 14] = [
+    topic(
+        "run",
+        "hivemind-worker [run] [FLAGS]",
+        "run the node (default)",
+        "Runs the node in the foreground: registers with the master, takes tasks, delivers results. Ends with 78 when the\n\
+         configuration is wrong or names no master. SIGTERM or Ctrl-C stops it as HIVEMIND_SHUTDOWN says; a second one\n\
+         ends it at once. SIGHUP reads the configuration again.\n",
+    ),
+    topic(
+        "standalone",
+        "hivemind-worker standalone [FLAGS]",
+        "run the node and a small master in one process",
+        "Runs a node that needs no master elsewhere: `submit` gives it tasks.\n",
+    ),
+    topic(
+        "submit",
+        "hivemind-worker submit TASK.json|FOLDER [OPTIONS]",
+        "give a task to a standalone node",
+        "A folder: all of it but its task.json is put into the task's work folder, /workspace; what starts is main.py,\n\
+         task_script.py, run.py, app.py, script.py or else the first .py file, unless its task.json names a command.\n\
+         A file: the task alone, with what its key `files` names. Inputs have at most 30 MiB together; links are refused.\n\
+         \n\
+         Options:\n\
+         \x20 --wait          stay until the task ended: progress on standard error, its output passed through live\n\
+         \x20 --output DIR    with --wait: save its output files below DIR, under their paths (output/x is DIR/output/x);\n\
+         \x20                 files of the same name are replaced\n\
+         \x20 --json          with --wait: no live output; the last line is the result as one JSON object\n\
+         \x20 --name ID       task id instead of the task file's\n\
+         \n\
+         Keys of a task file (JSON object, all optional):\n\
+         \x20 name        task id: letter or digit, then up to 62 of letters, digits, '_', '.', '-'; default: made up\n\
+         \x20 image       container image; default: justin308/hivemind-worker:latest\n\
+         \x20 pull        if-missing, always or never; default: if-missing for the base image and pinned ones, else always\n\
+         \x20 command     list of words, the first is the program; default: the work folder's program, see above\n\
+         \x20 env         object of names and texts; default: none\n\
+         \x20 cpu         number of CPUs, 0.01 to 1024; default: 1\n\
+         \x20 memory      \"256MiB\" or bytes, from 16MiB; default: 512MiB\n\
+         \x20 disk        \"1GiB\" or bytes, from 1MiB: work folder and outputs; default: 1GiB\n\
+         \x20 timeout_s   seconds of running time, from 0.1; default: HIVEMIND_TIMEOUT, 1h\n\
+         \x20 grace_s     seconds between SIGTERM and SIGKILL, 0 to 60; default: 10\n\
+         \x20 priority    0 to 100; default: 50\n\
+         \x20 outputs     list of patterns of files to collect, below the work folder; default: [\"output/**\"]\n\
+         \x20 max_output  \"1GiB\" or bytes of all collected files; default: 1GiB\n\
+         \x20 owner       id of whose task it is; default: anonymous\n\
+         \x20 files       only in a file: a folder whose content, or a list of paths that, go into the work folder;\n\
+         \x20             relative to the task file\n\
+         \n\
+         Ends with the task's exit code, else: 124 timed out, 137 out of memory, 130 cancelled (or Ctrl-C, after which the\n\
+         task goes on), 125 rejected, node fault or no standalone node, 126 anything else, 2 a mistake in task file or flags.\n",
+    ),
+    topic(
+        "status",
+        "hivemind-worker status [--json]",
+        "show the node: state, engine, master, machine, what is lent",
+        "  --json   the whole snapshot as one JSON object\n",
+    ),
+    topic(
+        "tasks",
+        "hivemind-worker tasks [--json] [--limit N]",
+        "list the tasks that the node holds and those that ended",
+        "  --json      one JSON object with `tasks` and `history`\n\
+         \x20 --limit N   how many that ended, 0 to 1000; default: 20\n",
+    ),
+    topic(
+        "logs",
+        "hivemind-worker logs TASK [--stderr] [--follow] [--attempt N]",
+        "print a task's output",
+        "  --stderr      standard error instead of standard output\n\
+         \x20 --follow      go on until the task ended or Ctrl-C\n\
+         \x20 --attempt N   an attempt that the node holds; default: the latest\n",
+    ),
+    topic(
+        "cancel",
+        "hivemind-worker cancel TASK",
+        "stop a task",
+        "SIGTERM, then SIGKILL after the task's grace. Its outcome is Cancelled.\n",
+    ),
+    topic("drain", "hivemind-worker drain", "take no new tasks; running ones go on", "Until `resume`.\n"),
+    topic(
+        "pause",
+        "hivemind-worker pause",
+        "take no new tasks and freeze the running ones",
+        "Until `resume`. Time spent frozen doesn't count for a task's timeout.\n",
+    ),
+    topic("resume", "hivemind-worker resume", "take tasks again after drain or pause", ""),
+    topic(
+        "monitor",
+        "hivemind-worker monitor",
+        "print the monitor page's address with its token; opens it where there is a screen",
+        "Whoever has that address can act on the node.\n",
+    ),
+    topic(
+        "doctor",
+        "hivemind-worker doctor [FLAGS]",
+        "look for what would keep the node from working",
+        "One line a check: ok, warn or FAIL, with how to mend it. Ends with 1 when one fails. Changes nothing.\n",
+    ),
+    topic(
+        "healthcheck",
+        "hivemind-worker healthcheck",
+        "ask the running worker whether it is well",
+        "Ends with 0 when http://MONITOR_ADDRESS:MONITOR_PORT/healthz says so, else 1. For containers and watchdogs.\n",
+    ),
+    topic("help", "hivemind-worker help [COMMAND|keys]", "show this, a command's help, or all configuration keys", ""),
+];
+
+/// The text of a topic, or the overview.
+pub(super) fn text(name: Option<&str>) -> Result<String, Failure> {
+    let Some(name) = name else { return Ok(overview()) };
+    if name == "keys" {
+        return Ok(keys());
+    }
+    let topic = TOPICS.iter().find(|topic| topic.name == name).ok_or_else(|| {
+        let names = COMMANDS.iter().map(|(name, _)| *name).chain(["keys"]);
+        let near = config::nearest(name, names).map_or(String::new(), |near| format!(": the nearest is {near}"));
+        Failure::with_code(config::EXIT_USAGE, format!("no help about {name:?}{near}"))
+    })?;
+    let mut text = format!("{}\n\nUsage: {}\n", capital(topic.short), topic.usage);
+    if !topic.text.is_empty() {
+        text.push_str(&format!("\n{}", topic.text));
+    }
+    if matches!(name, "run" | "standalone" | "doctor") {
+        text.push_str(&format!("\n{}", flags()));
+    } else if name != "help" {
+        text.push_str(
+            "\nThe worker is found by its state folder: --state DIR, HIVEMIND_STATE, or the default of `help keys`.\n",
+        );
+    }
+    Ok(text)
+}
+
+fn overview() -> String {
+    let rows: Vec<Vec<String>> =
+        TOPICS.iter().map(|topic| table::row([&format!("  {}", topic.name), topic.short])).collect();
+    format!(
+        "hivemind-worker {}: turns this machine into a node of a HiveMind network\n\n\
+         Usage: hivemind-worker [COMMAND] [FLAGS]\n\nCommands:\n{}\n{}\n\
+         Each flag has a key in environment and file: `hivemind-worker help keys`. Flag wins over environment over file.\n",
+        env!("CARGO_PKG_VERSION"),
+        table::render(&rows),
+        flags()
+    )
+}
+
+fn flags() -> String {
+    let mut rows = vec![
+        table::row(["  --config FILE", "read keys from FILE (KEY=value lines)"]),
+        table::row(["  --debug", "log at level debug"]),
+    ];
+    for key in &KEYS {
+        if let Some(flag) = key.flag {
+            let value = match flag {
+                "master-url" => "URL",
+                "state" => "DIR",
+                "log-file" => "FILE",
+                "memory" => "SIZE",
+                "node-id" => "ID",
+                "shutdown" => "MODE",
+                _ => "N",
+            };
+            let range = format!("{} ({}; {}; default: {})", key.meaning, key.unit, key.range, key.default);
+            rows.push(table::row([&format!("  --{flag} {value}"), &range]));
+        }
+    }
+    rows.push(table::row(["  -h, --help", "show help, of a command when one is named"]));
+    rows.push(table::row(["  -V, --version", "show the version"]));
+    format!("Flags:\n{}", table::render(&rows))
+}
+
+fn keys() -> String {
+    let mut text = "Keys, as environment variables or KEY=value lines of a --config file.\n\
+                    Sizes: 512MiB, 2GiB, 1.5GB, 512M (1024s) or bytes. Durations: 90s, 5m, 1h, 1d or seconds.\n\
+                    SIGHUP reads them again; those marked live change then, the others need a restart.\n"
+        .to_owned();
+    for key in &KEYS {
+        let flag = key.flag.map_or(String::new(), |flag| format!("  (--{flag})"));
+        let live = if key.is_live { "  live" } else { "" };
+        text.push_str(&format!(
+            "\n{}{flag}{live}\n    {}\n    {}: {}\n    default: {}\n",
+            key.name, key.meaning, key.unit, key.range, key.default
+        ));
+    }
+    text
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::taskfile::TASK_KEYS;
+
+    use super::*;
+
+    #[test]
+    fn each_command_and_key_has_its_text() {
+        for (name, options) in &COMMANDS {
+            let text = text(Some(name)).unwrap();
+            for option in *options {
+                assert!(text.contains(&format!("--{option}")), "{name} --{option}");
+            }
+        }
+        assert_eq!(TOPICS.len(), COMMANDS.len());
+        let submit = text(Some("submit")).unwrap();
+        for key in TASK_KEYS {
+            assert!(submit.contains(&format!("\n  {key} ")), "{key}");
+        }
+        let all = text(Some("keys")).unwrap();
+        for key in &KEYS {
+            assert!(all.contains(&format!("\n{}", key.name)), "{}", key.name);
+        }
+        let error = text(Some("sumbit")).unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (2, "no help about \"sumbit\": the nearest is submit"));
+    }
+}

@@ -1,0 +1,151 @@
+//! What the control socket's answers look like to a client: only what the client uses, and tolerant of more.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::node::record::{Outcome, OutputFile, Usage};
+use crate::node::snapshot::HistoryRow;
+
+/// A submitted task.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct SubmissionView {
+    /// The task.
+    pub(super) task: String,
+    /// The latest attempt.
+    pub(super) attempt: u32,
+    /// Another number after each change.
+    pub(super) version: u64,
+    /// Where it stands.
+    pub(super) phase: String,
+    /// The report, once it is there.
+    #[serde(default)]
+    pub(super) final_report: Option<ReportView>,
+    /// Whether everything has arrived, the outputs too.
+    #[serde(default)]
+    pub(super) is_complete: bool,
+    /// Bytes of standard output that arrived.
+    #[serde(default)]
+    pub(super) stdout_bytes: u64,
+    /// Bytes of standard error that arrived.
+    #[serde(default)]
+    pub(super) stderr_bytes: u64,
+    /// What a reader must know, oldest first.
+    #[serde(default)]
+    pub(super) notes: Vec<String>,
+}
+
+/// A final report without the parts that only masters need.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct ReportView {
+    /// How it ended.
+    pub(super) outcome: Outcome,
+    /// Of the container's first process.
+    #[serde(default)]
+    pub(super) exit_code: Option<i64>,
+    /// Why, in words.
+    #[serde(default)]
+    pub(super) reason: String,
+    /// What it used.
+    #[serde(default)]
+    pub(super) usage: Usage,
+    /// Running time.
+    #[serde(default)]
+    pub(super) duration_ms: u64,
+    /// Collected files.
+    #[serde(default)]
+    pub(super) outputs: Vec<OutputFile>,
+    /// What was not collected or not kept.
+    #[serde(default)]
+    pub(super) cut: Vec<String>,
+}
+
+/// The result of a task for scripts: one line of JSON.
+#[derive(Serialize)]
+pub(super) struct ResultLine<'a> {
+    task: &'a str,
+    attempt: u32,
+    outcome: &'static str,
+    exit_code: Option<i64>,
+    reason: &'a str,
+    duration_ms: u64,
+    peak_memory_bytes: u64,
+    cpu_ms: u64,
+    outputs: Vec<OutputLine<'a>>,
+    cut: &'a [String],
+}
+
+#[derive(Serialize)]
+struct OutputLine<'a> {
+    path: &'a str,
+    size: u64,
+    sha256: &'a str,
+}
+
+impl<'a> ResultLine<'a> {
+    /// From a submission and its report.
+    pub(super) fn new(view: &'a SubmissionView, report: &'a ReportView) -> Self {
+        let outputs =
+            report.outputs.iter().map(|file| OutputLine { path: &file.path, size: file.size, sha256: &file.sha256 });
+        Self {
+            task: &view.task,
+            attempt: view.attempt,
+            outcome: report.outcome.as_str(),
+            exit_code: report.exit_code,
+            reason: &report.reason,
+            duration_ms: report.duration_ms,
+            peak_memory_bytes: report.usage.peak_memory_bytes,
+            cpu_ms: report.usage.cpu_ms,
+            outputs: outputs.collect(),
+            cut: &report.cut,
+        }
+    }
+}
+
+/// `{"history": [...]}`.
+#[derive(Deserialize)]
+pub(super) struct HistoryAnswer {
+    history: Vec<HistoryRow>,
+}
+
+impl HistoryAnswer {
+    /// Newest first.
+    pub(super) fn rows(self) -> Vec<HistoryRow> {
+        self.history
+    }
+}
+
+/// A piece of a byte stream.
+pub(super) struct LogPart {
+    /// Of the first byte; above the one asked for where earlier bytes are gone.
+    pub(super) offset: u64,
+    /// The bytes.
+    pub(super) bytes: Vec<u8>,
+    /// Whether no more will come.
+    pub(super) is_closed: bool,
+}
+
+impl LogPart {
+    /// Of the next byte.
+    pub(super) fn next(&self) -> u64 {
+        self.offset.saturating_add(self.bytes.len() as u64)
+    }
+}
+
+/// A stream of a task's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StreamName {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl fmt::Display for StreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        })
+    }
+}
