@@ -1,0 +1,183 @@
+//! The table of configuration keys: the one place that says what each means, its unit, range and default.
+
+use super::near;
+
+/// A key of the configuration.
+#[derive(Debug)]
+pub struct Key {
+    /// Name in the environment and in the file.
+    pub name: &'static str,
+    /// What it decides.
+    pub meaning: &'static str,
+    /// Form and unit of the value.
+    pub unit: &'static str,
+    /// What is taken.
+    pub range: &'static str,
+    /// What holds when nobody sets it.
+    pub default: &'static str,
+    /// The flag that sets it, when there is one.
+    pub flag: Option<&'static str>,
+    /// Whether SIGHUP can change it while the worker runs.
+    pub is_live: bool,
+    /// Whether its value must not be shown.
+    pub is_secret: bool,
+}
+
+const fn key(name: &'static str, meaning: &'static str, text: [&'static str; 3]) -> Key {
+    Key { name, meaning, unit: text[0], range: text[1], default: text[2], flag: None, is_live: false, is_secret: false }
+}
+
+impl Key {
+    const fn flag(self, flag: &'static str) -> Self {
+        Self { flag: Some(flag), ..self }
+    }
+
+    const fn live(self) -> Self {
+        Self { is_live: true, ..self }
+    }
+
+    const fn secret(self) -> Self {
+        Self { is_secret: true, ..self }
+    }
+}
+
+/// All keys, in the order in which they are documented. The three texts are unit, range and default.
+pub static KEYS: [Key; 24] = [
+    key(
+        "MASTER_NODE_URL",
+        "Address of the master, for enrolment and gRPC",
+        ["URL", "https://host[:port], or http:// on loopback", "none: the worker calls no stranger"],
+    )
+    .flag("master-url"),
+    key(
+        "MASTER_GRPC_URL",
+        "Address of the master's gRPC service, when it is another",
+        ["URL", "as MASTER_NODE_URL", "MASTER_NODE_URL"],
+    ),
+    key(
+        "MASTER_CA_FILE",
+        "Certificate authorities for the master's certificate",
+        ["path", "PEM file", "those of the system"],
+    ),
+    key("HIVEMIND_TOKEN", "Token to join with", ["text", "one line, at most 4096 bytes", "none"]).secret(),
+    key("HIVEMIND_TOKEN_FILE", "File that holds the token to join with", ["path", "readable file", "none"]),
+    key(
+        "HIVEMIND_ALLOW_PLAINTEXT",
+        "Owner's word that http:// to another machine is fine",
+        ["yes or no", "1, true, yes, on, 0, false, no, off", "no"],
+    ),
+    key(
+        "NODE_ID",
+        "Name of this node",
+        [
+            "text",
+            "letter or digit, then up to 62 of letters, digits, '_', '.', '-'",
+            "host name, with other characters as '-'",
+        ],
+    )
+    .flag("node-id"),
+    key(
+        "NODE_LABELS",
+        "Labels that the master can choose nodes by",
+        ["k=v,k=v", "at most 32; keys and values as NODE_ID, values may be empty", "none"],
+    ),
+    key(
+        "HIVEMIND_STATE",
+        "Folder of key, token, database and spool, mode 0700",
+        [
+            "path",
+            "absolute or relative path",
+            "/var/lib/hivemind as a service or as root, else $XDG_STATE_HOME/hivemind, else ~/.local/state/hivemind",
+        ],
+    )
+    .flag("state"),
+    key(
+        "DOCKER_HOST",
+        "Socket of the container engine",
+        ["URL", "unix:///path or npipe:////./pipe/name", "unix:///var/run/docker.sock"],
+    ),
+    key(
+        "MONITOR_ADDRESS",
+        "Address that the monitor page listens on; other than loopback, everything needs the token",
+        ["IP address", "IPv4 or IPv6", "127.0.0.1"],
+    ),
+    key("MONITOR_PORT", "Port of the monitor page", ["port", "0 to 65535; 0 takes a free port and says which", "5001"])
+        .flag("monitor-port"),
+    key(
+        "LOG_LEVEL",
+        "Least important message that is logged",
+        ["word", "off, error, warn, info, debug, trace; Python's names too, in any case", "info"],
+    )
+    .live(),
+    key("LOG_FILE", "File that the log is appended to", ["path", "file in a folder that exists", "standard error"])
+        .flag("log-file"),
+    key(
+        "RESOURCE_REPORT_INTERVAL",
+        "Time between two reports of what the machine does",
+        ["seconds", "5 to 3600", "30, or as the master says"],
+    )
+    .live(),
+    key(
+        "HIVEMIND_CPUS",
+        "CPUs that are lent",
+        ["number of CPUs", "0.01 to 1024, decimal; at most what the machine has", "all"],
+    )
+    .flag("cpus")
+    .live(),
+    key(
+        "HIVEMIND_MEMORY",
+        "Memory that is lent",
+        ["size", "from 16MiB; at most what the machine has", "80 % of the memory"],
+    )
+    .flag("memory")
+    .live(),
+    key("HIVEMIND_DISK", "Disk that is lent", ["size", "from 1MiB", "half of what is free where the state folder is"])
+        .live(),
+    key("HIVEMIND_SLOTS", "Tasks at the same time", ["number", "1 to 64", "number of CPUs"]).flag("slots").live(),
+    key("HIVEMIND_TIMEOUT", "Running time of a task that names none", ["duration", "1s to HIVEMIND_MAX_TIMEOUT", "1h"])
+        .live(),
+    key("HIVEMIND_MAX_TIMEOUT", "Longest running time that a task may ask for", ["duration", "1s to 365d", "24h"])
+        .live(),
+    key(
+        "HIVEMIND_SHUTDOWN",
+        "What a stop of the worker does with running tasks: stop them, finish them, or leave them to the next start",
+        ["word", "stop, finish or leave", "stop"],
+    )
+    .flag("shutdown")
+    .live(),
+    key("HIVEMIND_LOG_BUDGET", "Output that is kept of each attempt", ["size", "64KiB to 16GiB", "64MiB"]).live(),
+    key(
+        "WIREGUARD_CONFIG_PATH",
+        "WireGuard configuration of the tunnel to the master; accepted, but this version builds no tunnel",
+        ["path", "wg0.conf", "none"],
+    ),
+];
+
+/// The key of this name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The key whose name is nearest to a wrong one.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    near::nearest(name, KEYS.iter().map(|key| key.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_flags_are_unique() {
+        for (index, key) in KEYS.iter().enumerate() {
+            assert!(
+                KEYS[index + 1..]
+                    .iter()
+                    .all(|other| other.name != key.name && (key.flag.is_none() || other.flag != key.flag))
+            );
+            for text in [key.meaning, key.unit, key.range, key.default] {
+                assert!(!text.is_empty(), "{}", key.name);
+            }
+        }
+    }
+}
