@@ -5,8 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use super::attempt::{Attempt, Place, Stop, Wants};
-use super::fail::{Code, Fail};
+use super::fail::Fail;
 use super::folder::{Folder, FoundAttempt, Mark, Verdict};
+use crate::grpc::Code;
 use crate::node::id::{AttemptKey, Id};
 use crate::node::record::Outcome;
 use crate::node::resources::Resources;

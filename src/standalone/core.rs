@@ -12,10 +12,11 @@ use prost::Message;
 
 use super::book::Book;
 use super::convert;
-use super::fail::{Code, Fail};
+use super::fail::Fail;
 use super::folder::Folder;
 use super::gate::{Gate, SESSION_LIFE, Step};
 use super::polls::Polls;
+use crate::grpc::Code;
 use crate::node::id::{AttemptKey, Id};
 use crate::node::resources::Resources;
 use crate::rpc::schema;

@@ -3,24 +3,7 @@
 use std::fmt;
 use std::io;
 
-/// gRPC status codes that this master uses, with their numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    /// A field is missing or wrong; the message names it.
-    InvalidArgument = 3,
-    /// This caller may not do that.
-    PermissionDenied = 7,
-    /// A named limit is reached.
-    ResourceExhausted = 8,
-    /// No such call.
-    Unimplemented = 12,
-    /// A fault of this master itself.
-    Internal = 13,
-    /// Try again: the disk refused.
-    Unavailable = 14,
-    /// No session, or one that is over: register again.
-    Unauthenticated = 16,
-}
+use crate::grpc::{Code, Status};
 
 /// A refused call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,5 +43,11 @@ impl std::error::Error for Fail {}
 impl From<io::Error> for Fail {
     fn from(error: io::Error) -> Self {
         Self::new(Code::Unavailable, format!("the master's disk refused: {error}"))
+    }
+}
+
+impl From<Fail> for Status {
+    fn from(fail: Fail) -> Self {
+        Self::new(fail.code, fail.message)
     }
 }

@@ -7,7 +7,8 @@ use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ED25519, UnparsedPublicKey};
 
-use super::fail::{Code, Fail};
+use super::fail::Fail;
+use crate::grpc::Code;
 use crate::node::id::Id;
 use crate::rpc::schema::{NodeRegistrationRequest, RegistrationProof};
 

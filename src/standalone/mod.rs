@@ -4,6 +4,7 @@
 //! [`folder`] first, so that `kill -9` at any time loses nothing. [`gate`] knows the nodes, [`book`] the attempts.
 //! Left out on purpose: placing an attempt anew on another node, trust below "high", and users.
 
+pub mod archive;
 pub mod attempt;
 pub mod book;
 pub mod convert;
@@ -15,3 +16,16 @@ pub mod gate;
 pub mod pieces;
 pub mod polls;
 pub mod record;
+
+#[cfg(test)]
+mod testkit;
+#[cfg(test)]
+mod tests_crash;
+#[cfg(test)]
+mod tests_hostile;
+#[cfg(test)]
+mod tests_node;
+#[cfg(test)]
+mod tests_queue;
+#[cfg(test)]
+mod tests_record;
