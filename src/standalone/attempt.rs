@@ -8,7 +8,7 @@ use super::folder::{FoundAttempt, StreamId, Verdict};
 use super::record::RecordLine;
 use crate::node::id::{AttemptKey, Id};
 use crate::node::offer::Offer;
-use crate::node::record::{EventKind, FIRST_OUTPUT, FinalReport, Outcome, Phase, STDERR, STDOUT};
+use crate::node::record::{EventKind, FIRST_OUTPUT, FinalReport, Outcome, Phase, STDERR, STDOUT, StreamEnd};
 use crate::node::resources::Resources;
 use crate::node::spec::{SpecDefaults, TaskSpec};
 
@@ -216,12 +216,38 @@ impl Attempt {
     /// Whether nothing more is to come: the end is known and each stream that it names has arrived.
     pub fn is_complete(&self) -> bool {
         match &self.final_report {
-            Some(report) => report.streams.iter().all(|end| {
-                let stream = self.streams.get(&(end.stream, end.epoch)).copied().unwrap_or_default();
-                stream.is_refused || stream.bytes >= end.bytes
-            }),
+            Some(report) => report.streams.iter().all(|end| self.has_arrived(end)),
             None => self.verdict.is_some(),
         }
+    }
+
+    /// Whether nothing more of a stream is to come.
+    pub fn is_closed(&self, stream: u32) -> bool {
+        match &self.final_report {
+            Some(report) => report.streams.iter().filter(|end| end.stream == stream).all(|end| self.has_arrived(end)),
+            None => self.verdict.is_some(),
+        }
+    }
+
+    fn has_arrived(&self, end: &StreamEnd) -> bool {
+        let stream = self.streams.get(&(end.stream, end.epoch)).copied().unwrap_or_default();
+        stream.is_refused || stream.bytes >= end.bytes
+    }
+
+    /// The parts that a result file is made of, in order, once all of it is here.
+    pub fn output_parts(&self, path: &str) -> Option<Vec<(StreamId, u64)>> {
+        let report = self.final_report.as_ref()?;
+        let file = report.outputs.iter().find(|file| file.path == path)?;
+        // A node that was stopped while it collected did so again in another epoch: only what the report names counts.
+        let mut ends: Vec<&StreamEnd> = report.streams.iter().filter(|end| end.stream == file.stream).collect();
+        ends.sort_by_key(|end| end.epoch);
+        let part = |end: &StreamEnd| {
+            let stream = self.streams.get(&(end.stream, end.epoch)).copied().unwrap_or_default();
+            (stream.bytes >= end.bytes).then_some(((end.stream, end.epoch), end.bytes))
+        };
+        let parts: Vec<(StreamId, u64)> = ends.into_iter().map(part).collect::<Option<_>>()?;
+        let size: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+        (size == file.size).then_some(parts)
     }
 
     /// How it ended.

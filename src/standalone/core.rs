@@ -5,17 +5,19 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prost::Message;
 
+use super::attempt::Attempt;
 use super::book::Book;
 use super::convert;
 use super::fail::Fail;
-use super::folder::Folder;
+use super::folder::{Folder, StreamId};
 use super::gate::{Gate, SESSION_LIFE, Step};
 use super::polls::Polls;
+use crate::config::Secret;
 use crate::grpc::Code;
 use crate::node::id::{AttemptKey, Id};
 use crate::node::resources::Resources;
@@ -40,7 +42,7 @@ pub const CANCEL_TASK: &str = "/hivemind.v1.TaskService/CancelTask";
 #[derive(Clone, Debug)]
 pub struct Terms {
     /// Shared secret that a node must know; absent: none.
-    pub join_token: Option<String>,
+    pub join_token: Option<Secret<String>>,
     /// Time between heartbeats.
     pub heartbeat_interval: Duration,
     /// How long a node may hold an attempt unheard.
@@ -99,7 +101,8 @@ impl Core {
         for trouble in &found.troubles {
             log::warn!("standalone master: {trouble}; left as it is");
         }
-        let gate = Gate::new(terms.join_token.as_deref(), found.keys);
+        let join_token = terms.join_token.as_ref().map(|token| token.expose().as_str());
+        let gate = Gate::new(join_token, found.keys);
         let random = gate.random_bytes().map_err(io::Error::other)?;
         let mut book = Book::new(folder, found.attempts, unix_ms, u64::from_le_bytes(random) >> 1);
         book.clean(Duration::ZERO)?;
@@ -252,6 +255,41 @@ impl Core {
     /// There is no such task, it is over, or the disk refuses.
     pub fn cancel(&mut self, task: &Id, reason: &str, now: Duration) -> Result<(), String> {
         self.book.cancel(task, reason, now)
+    }
+
+    /// The latest attempt at a task.
+    pub fn latest(&self, task: &Id) -> Option<&Attempt> {
+        self.book.latest(task)
+    }
+
+    /// The latest attempt at each task.
+    pub fn latest_of_each(&self) -> Vec<&Attempt> {
+        let mut latest: Vec<&Attempt> = Vec::new();
+        for attempt in self.book.attempts.values() {
+            match latest.last_mut() {
+                Some(last) if last.key.task == attempt.key.task => *last = attempt,
+                _ => latest.push(attempt),
+            }
+        }
+        latest
+    }
+
+    /// Where the bytes of a stream are.
+    pub fn stream_path(&self, key: &AttemptKey, id: StreamId) -> PathBuf {
+        self.book.folder.stream(key, id)
+    }
+
+    /// Milliseconds since 1970.
+    pub fn unix_ms(&self, now: Duration) -> u64 {
+        self.book.unix_ms(now)
+    }
+
+    /// Bytes that tell a made-up name from others.
+    ///
+    /// # Errors
+    /// The system gives none.
+    pub fn random_name(&self) -> Result<[u8; 4], Fail> {
+        self.gate.random_bytes()
     }
 
     /// A node as it last told itself.

@@ -9,13 +9,20 @@ pub mod attempt;
 pub mod book;
 pub mod convert;
 pub mod core;
+pub mod date;
+pub mod desk;
 pub mod fail;
 pub mod folder;
 pub mod found;
 pub mod gate;
+pub mod master;
+pub mod parts;
 pub mod pieces;
 pub mod polls;
 pub mod record;
+
+pub use desk::Desk;
+pub use master::{Master, MasterConfig};
 
 #[cfg(test)]
 mod testkit;

@@ -111,7 +111,7 @@ impl Rig {
             node_id: self.node.clone(),
             version: "0.1.0".to_owned(),
             capacity: Some(free()),
-            join_token: self.terms.join_token.clone().unwrap_or_default(),
+            join_token: self.terms.join_token.as_ref().map(|token| token.expose().clone()).unwrap_or_default(),
             public_key: self.pair.public_key().as_ref().to_vec(),
             ..NodeRegistrationRequest::default()
         }

@@ -84,7 +84,8 @@ fn binds_a_node_id_to_its_first_key_over_restarts() {
 
 #[test]
 fn wants_the_join_token_where_it_has_one() {
-    let mut rig = Rig::with(Terms { join_token: Some("right".to_owned()), ..Terms::default() });
+    let mut rig =
+        Rig::with(Terms { join_token: Some(crate::config::Secret::new("right".to_owned())), ..Terms::default() });
     for token in ["", "wrong", "righ", "right "] {
         let request = NodeRegistrationRequest { join_token: token.to_owned(), ..rig.registration() };
         assert_eq!(rig.register_with(request).unwrap_err().code, Code::PermissionDenied, "{token:?}");
