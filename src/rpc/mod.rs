@@ -5,6 +5,7 @@ pub mod dial;
 pub mod lane;
 mod link;
 mod poll;
+pub mod schema;
 pub mod server;
 pub mod tls;
 mod transport;
