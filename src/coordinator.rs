@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use log::{info, warn};
 
-pub use self::words::{CancelState, Directive, Effect, Event, Held, Record, Refusal, Settings, ShutdownMode};
+pub use self::words::{Effect, Event, Held, Record, Settings, ShutdownMode};
 use crate::node::action::Action;
 use crate::node::id::AttemptKey;
-use crate::node::order::{Desired, Marks, StopOrder, TaskNews};
+use crate::node::order::{CancelState, Desired, Directive, Marks, Refusal, StopOrder, TaskNews};
 use crate::node::record::{EventKind, FinalReport, Outcome, Phase};
 use crate::node::roster::{Attempt, Roster};
 use crate::node::snapshot::{EngineView, Snapshot};
@@ -143,6 +143,8 @@ impl Coordinator {
             Event::Cancel { key, reason, is_superseded } => self.handle_cancel(&key, reason, is_superseded),
             Event::Directed(Directive::Drain) => self.is_draining = true,
             Event::Directed(Directive::Resume) => self.is_draining = false,
+            // The session's own business.
+            Event::Directed(Directive::RegisterAgain) => {}
             Event::Task(key, news) => self.handle_news(&key, news),
             Event::Durable(ticket) => self.release(ticket),
             Event::CommitFailed { ticket, reason } => self.fail_ticket(ticket, &reason),

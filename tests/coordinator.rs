@@ -3,13 +3,11 @@
 
 use std::time::Duration;
 
-use hivemind_worker::coordinator::{
-    CancelState, Coordinator, Effect, Event, Held, Record, Refusal, Settings, ShutdownMode,
-};
+use hivemind_worker::coordinator::{Coordinator, Effect, Event, Held, Record, Settings, ShutdownMode};
 use hivemind_worker::node::action::Action;
 use hivemind_worker::node::id::{AttemptKey, Id};
 use hivemind_worker::node::offer::Offer;
-use hivemind_worker::node::order::{Marks, TaskNews};
+use hivemind_worker::node::order::{CancelState, Marks, Refusal, TaskNews};
 use hivemind_worker::node::record::{EventKind, FinalReport, Outcome, Phase};
 use hivemind_worker::node::resources::Resources;
 use hivemind_worker::node::snapshot::{EngineView, NodeState, Snapshot};

@@ -10,8 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use hivemind_worker::node::id::AttemptKey;
+use hivemind_worker::node::order::Marks;
 use hivemind_worker::node::record::{EventKind, FIRST_OUTPUT, Outcome, Phase, STDOUT};
-use hivemind_worker::store::{Marks, OpenError, Store, StoreConfig, Write};
+use hivemind_worker::store::{OpenError, Store, StoreConfig, Write};
 use store_util::*;
 
 /// An attempt with two events and a stream, in a store that was closed.
@@ -64,8 +65,7 @@ fn what_is_durable_is_here_after_a_restart() {
     let folder = Folder::new();
     let key = key("sum", 1);
     with_attempt(&folder.state(), &key);
-    let marks =
-        Marks { container_id: Some("c1".to_owned()), kept: Some(serde_json::json!({"a": 1})), ..Marks::default() };
+    let marks = Marks { container_id: Some("c1".to_owned()), paused_ms: 7, ..Marks::default() };
     let open1 = open(&folder.state());
     assert_eq!(open1.recovered.epoch, 2);
     assert_eq!(open1.recovered.warnings, Vec::<String>::new());

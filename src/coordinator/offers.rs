@@ -3,8 +3,9 @@
 use log::info;
 
 use super::view::explain_shortage;
-use super::{Coordinator, Effect, Gated, Poll, Record, Refusal};
+use super::{Coordinator, Effect, Gated, Poll, Record};
 use crate::node::offer::Offer;
+use crate::node::order::Refusal;
 use crate::node::record::{EventKind, Phase};
 use crate::node::resources::Resources;
 use crate::node::roster::MAX_QUEUED;

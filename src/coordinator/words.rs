@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::node::action::Action;
 use crate::node::id::AttemptKey;
 use crate::node::offer::Offer;
-use crate::node::order::{Desired, Marks, TaskNews};
+use crate::node::order::{CancelState, Desired, Directive, Marks, Refusal, TaskNews};
 use crate::node::record::{EventKind, FinalReport, Phase};
 use crate::node::resources::Resources;
 use crate::node::snapshot::{EngineView, HostSample};
@@ -23,15 +23,6 @@ pub enum ShutdownMode {
     Finish,
     /// Containers run on; the next start adopts them.
     Leave,
-}
-
-/// An order of the master to the node as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Directive {
-    /// Take nothing new.
-    Drain,
-    /// End a drain.
-    Resume,
 }
 
 /// What the coordinator hears.
@@ -97,30 +88,6 @@ impl Record {
     pub(super) fn without_take(&self) -> Option<Self> {
         (!matches!(self, Self::Take { .. })).then(|| self.clone())
     }
-}
-
-/// Why an offer was not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Which offer.
-    pub offer_id: u64,
-    /// As in the contract: invalid, capacity, stale, conflict, storage, draining.
-    pub code: &'static str,
-    /// For people.
-    pub reason: String,
-}
-
-/// How a wish to cancel stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CancelState {
-    /// It is being stopped.
-    Stopping,
-    /// No such attempt here.
-    Unknown,
-    /// It was over before.
-    AlreadyOver,
-    /// The owner stopped it.
-    StoppedByOwner,
 }
 
 /// What the driver does.

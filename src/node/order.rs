@@ -1,4 +1,5 @@
-//! What passes between the coordinator and a task's thread: the wished-for state one way, news the other.
+//! What passes between the coordinator and others: the wished-for state of a task and its news, orders of a master and
+//! what is answered.
 
 use std::time::Duration;
 
@@ -82,4 +83,39 @@ pub struct Look {
     pub running_ms: u64,
     /// Last output, at most 4 KiB.
     pub tail: String,
+}
+
+/// An order of the master to the node as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Directive {
+    /// Take nothing new.
+    Drain,
+    /// End a drain.
+    Resume,
+    /// Register again.
+    RegisterAgain,
+}
+
+/// Why an offer was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which offer.
+    pub offer_id: u64,
+    /// As in the contract: invalid, capacity, stale, conflict, storage, draining.
+    pub code: &'static str,
+    /// For people.
+    pub reason: String,
+}
+
+/// How a wish to cancel stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelState {
+    /// It is being stopped.
+    Stopping,
+    /// No such attempt here.
+    Unknown,
+    /// It was over before.
+    AlreadyOver,
+    /// The owner stopped it.
+    StoppedByOwner,
 }

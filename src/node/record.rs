@@ -40,6 +40,20 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All phases, in the order of the contract's numbers, from 1.
+    pub const ALL: [Self; 10] = [
+        Self::Received,
+        Self::Queued,
+        Self::Preparing,
+        Self::Starting,
+        Self::Running,
+        Self::Paused,
+        Self::Stopping,
+        Self::Collecting,
+        Self::Reporting,
+        Self::Delivered,
+    ];
+
     /// The word that is shown and sent.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,9 +1,12 @@
 //! Lanes that carry gRPC over real sockets, and the typed calls to a master.
 
 pub mod backoff;
+pub mod convert;
 pub mod dial;
+pub mod key;
 pub mod lane;
 mod link;
+pub mod master;
 mod poll;
 pub mod schema;
 pub mod server;

@@ -8,6 +8,8 @@ use crate::node::record::{Event, EventKind, FinalReport, Outcome, OutputFile, Ph
 use crate::node::resources::Resources;
 use crate::rpc::schema;
 
+pub use crate::rpc::convert::{key_message, offer};
+
 use super::fail::Fail;
 
 /// Longest text of a note, alert or detail that is kept; nobody reads more, and a node must not fill the disk with it.
@@ -29,11 +31,6 @@ pub fn key(key: Option<&schema::AttemptKey>) -> Result<AttemptKey, Fail> {
         task: Id::parse(&key.task_id).map_err(|error| Fail::wrong("key.task_id", error))?,
         attempt: key.attempt,
     })
-}
-
-/// The contract's form of a key.
-pub fn key_message(key: &AttemptKey) -> schema::AttemptKey {
-    schema::AttemptKey { task_id: key.task.to_string(), attempt: key.attempt }
 }
 
 /// Amounts; absent means nothing.
@@ -71,34 +68,6 @@ pub fn assignment(offer: Offer) -> schema::Assignment {
     }
 }
 
-/// What an assignment asks for, without the content of its inputs: for a check.
-pub fn offer(assignment: schema::Assignment) -> Offer {
-    let key = assignment.key.unwrap_or_default();
-    Offer {
-        task: key.task_id,
-        attempt: i64::from(key.attempt),
-        owner: assignment.owner_id,
-        image: assignment.image,
-        pull: assignment.pull,
-        command: assignment.command,
-        env: assignment.env.into_iter().collect(),
-        cpu_millis: assignment.cpu_millis,
-        memory_bytes: assignment.memory_bytes,
-        disk_bytes: assignment.disk_bytes,
-        gpus: assignment.gpus,
-        timeout_ms: assignment.timeout_ms,
-        grace_ms: assignment.grace_ms,
-        priority: assignment.priority,
-        network: assignment.network,
-        at_lease_end: assignment.at_lease_end,
-        outputs: assignment.outputs,
-        max_output_bytes: assignment.max_output_bytes,
-        inputs: assignment.inputs,
-        inputs_sha256: assignment.inputs_sha256,
-        digest: [0; 32],
-    }
-}
-
 /// An event of a record.
 ///
 /// # Errors
@@ -125,20 +94,8 @@ pub fn event(event: schema::Event) -> Result<Event, Fail> {
 
 /// The node's word for a phase, when there is one.
 pub fn phase(number: i32) -> Option<Phase> {
-    const ALL: [Phase; 10] = [
-        Phase::Received,
-        Phase::Queued,
-        Phase::Preparing,
-        Phase::Starting,
-        Phase::Running,
-        Phase::Paused,
-        Phase::Stopping,
-        Phase::Collecting,
-        Phase::Reporting,
-        Phase::Delivered,
-    ];
     let index = usize::try_from(number.checked_sub(1)?).ok()?;
-    ALL.get(index).copied()
+    Phase::ALL.get(index).copied()
 }
 
 /// Without the tail: this master keeps the streams.

@@ -1,0 +1,440 @@
+//! The typed calls to a master: the one seam for another master protocol. Callers speak the node's words; messages, paths
+//! and deadlines are here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+
+use super::convert;
+use super::key::NodeKey;
+use super::lane::{Lane, LaneEvent};
+use super::schema;
+use crate::grpc::{CallError, CallId, Code, Metadata, Processed, Request};
+use crate::h2::Instant;
+use crate::node::id::AttemptKey;
+use crate::node::offer::Offer;
+use crate::node::order::{CancelState, Directive, Refusal};
+use crate::node::record::Piece;
+use crate::node::snapshot::Snapshot;
+use crate::node::spec::FieldError;
+
+const REGISTER: &str = "/hivemind.v1.NodeService/RegisterNode";
+const HEARTBEAT: &str = "/hivemind.v1.NodeService/Heartbeat";
+const REPORT: &str = "/hivemind.v1.NodeService/ReportNodeStatus";
+const ASSIGN: &str = "/hivemind.v1.TaskService/AssignTask";
+const SUBMIT: &str = "/hivemind.v1.TaskService/SubmitTaskResult";
+const CANCEL: &str = "/hivemind.v1.TaskService/CancelTask";
+
+/// Calls that only tell something small.
+const QUICK: Duration = Duration::from_secs(20);
+/// A piece over a slow uplink.
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a poll gets beyond the time for which the master holds it.
+const POLL_SLACK: Duration = Duration::from_secs(15);
+/// Limit of every answer but AssignTask's (design section 2).
+const MAX_ANSWER: usize = 4 << 20;
+/// Limit of AssignTask's answer.
+const MAX_ASSIGNMENTS_ANSWER: usize = 32 << 20;
+/// Directives and cancellations of one answer that are read; a master has no reason for more.
+const MAX_ORDERS: usize = 1_000;
+
+/// Who the node says it is.
+pub struct Introduction {
+    /// As the owner configured it.
+    pub node_id: String,
+    /// Its key.
+    pub key: Arc<NodeKey>,
+    /// Shared secret to join the network, if the owner has one.
+    pub join_token: Option<String>,
+    /// The owner's labels.
+    pub labels: Vec<(String, String)>,
+}
+
+/// A master wants an attempt stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancellation {
+    /// Which.
+    pub key: AttemptKey,
+    /// For people.
+    pub reason: String,
+    /// A later attempt has replaced it.
+    pub is_superseded: bool,
+}
+
+/// What a master orders beside its answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// For the node.
+    pub directives: Vec<Directive>,
+    /// For attempts.
+    pub cancellations: Vec<Cancellation>,
+}
+
+/// A good registration.
+#[derive(Debug)]
+pub struct Registration {
+    /// Under which the master knows the node.
+    pub node_id: String,
+    /// For all further calls; on both lanes.
+    pub session_token: String,
+    /// How long it is good.
+    pub token_life: Duration,
+    /// Between heartbeats.
+    pub heartbeat_interval: Duration,
+    /// How long the node may hold an attempt unheard.
+    pub lease: Duration,
+    /// Of what the owner lends.
+    pub trust_percent: u32,
+    /// Held attempts that were replaced.
+    pub superseded: Vec<AttemptKey>,
+}
+
+/// What the master says to a piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Events up to this number are durable.
+    Event(u64),
+    /// The stream is durable up to this offset.
+    Chunk(u64),
+    /// Never, for this reason.
+    Refused(String),
+}
+
+/// Offers of a poll, by their ids.
+pub type Offers = Vec<(u64, Result<Box<Offer>, FieldError>)>;
+
+/// A good answer.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the fields are explained with their variant")]
+pub enum Reply {
+    /// First step of a registration.
+    Nonce(Vec<u8>),
+    /// Second step.
+    Registered(Box<Registration>),
+    /// The lease goes on.
+    Heartbeat { lease: Option<Duration>, trust_percent: u32, orders: Orders },
+    /// The report is read.
+    Reported(Orders),
+    /// The poll that `poll` numbers.
+    Assigned { poll: u64, offers: Offers, orders: Orders },
+    /// To this piece.
+    Submitted { piece: Box<Piece>, verdict: Verdict },
+    /// The master has noted it.
+    CancelNoted,
+}
+
+/// What happened with the master.
+#[derive(Debug)]
+pub enum MasterEvent {
+    /// A connection is there.
+    Connected,
+    /// There is none, for this reason.
+    Disconnected(String),
+    /// A call was answered.
+    Reply(CallId, Reply),
+    /// A call failed. A piece comes back to be offered again.
+    Failed(CallId, CallError, Option<Box<Piece>>),
+    /// Somebody woke the lane.
+    Woken,
+    /// Nothing until the time that was given.
+    TimedOut,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Register,
+    Heartbeat,
+    Report,
+    Assign(u64),
+    Submit(Box<Piece>),
+    Cancel,
+}
+
+/// A lane to a master, in the node's words.
+pub struct Master {
+    lane: Lane,
+    introduction: Arc<Introduction>,
+    node_id: String,
+    session_token: Option<String>,
+    calls: BTreeMap<CallId, Kind>,
+}
+
+impl Master {
+    /// Calls over `lane`.
+    pub fn new(lane: Lane, introduction: Arc<Introduction>) -> Self {
+        let node_id = introduction.node_id.clone();
+        Self { lane, introduction, node_id, session_token: None, calls: BTreeMap::new() }
+    }
+
+    /// The lane below, for its waker and urgency.
+    pub fn lane(&mut self) -> &mut Lane {
+        &mut self.lane
+    }
+
+    /// Sets what a registration gave.
+    pub fn set_session(&mut self, node_id: &str, session_token: Option<String>) {
+        node_id.clone_into(&mut self.node_id);
+        self.session_token = session_token;
+    }
+
+    /// Calls under way.
+    pub fn open_calls(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// A step of the registration: the first without a nonce, the second with it.
+    pub fn register(&mut self, snapshot: &Snapshot, nonce: Option<&[u8]>) -> CallId {
+        let introduction = Arc::clone(&self.introduction);
+        let engine = &snapshot.engine;
+        let proof = nonce.map(|nonce| schema::RegistrationProof {
+            nonce: nonce.to_vec(),
+            signature: introduction.key.prove(nonce, &introduction.node_id),
+        });
+        let request = schema::NodeRegistrationRequest {
+            node_id: introduction.node_id.clone(),
+            version: snapshot.version.clone(),
+            arch: snapshot.machine.arch.clone(),
+            os: snapshot.machine.os.clone(),
+            capacity: Some(convert::resources(&snapshot.lent)),
+            gpus: Vec::new(),
+            engine: Some(schema::EngineFacts {
+                usable: engine.is_usable,
+                version: engine.version.clone(),
+                api_version: engine.api_version.clone(),
+                cgroup_version: engine.cgroup_version,
+                rootless: engine.is_rootless,
+                detail: engine.detail.clone(),
+            }),
+            labels: introduction.labels.iter().cloned().collect(),
+            join_token: introduction.join_token.clone().unwrap_or_default(),
+            public_key: introduction.key.public().to_vec(),
+            held: convert::held(snapshot),
+            proof,
+        };
+        self.session_token = None;
+        self.call(REGISTER, &request, QUICK, Kind::Register)
+    }
+
+    /// Tells that the node is alive.
+    pub fn heartbeat(&mut self, sequence: u64, snapshot: &Snapshot) -> CallId {
+        let request = schema::HeartbeatRequest {
+            node_id: self.node_id.clone(),
+            sequence,
+            state: convert::state_number(snapshot.state),
+            reason: snapshot.state_reason.clone(),
+            held: convert::held(snapshot),
+        };
+        self.call(HEARTBEAT, &request, QUICK, Kind::Heartbeat)
+    }
+
+    /// Tells how the machine and its tasks fare.
+    pub fn report(&mut self, sequence: u64, snapshot: &Snapshot) -> CallId {
+        let tasks = snapshot.attempts.iter().map(|view| convert::usage(&view.key, &view.usage));
+        let request = schema::NodeStatusRequest {
+            node_id: self.node_id.clone(),
+            sequence,
+            host: Some(convert::host(&snapshot.host)),
+            tasks: tasks.collect(),
+            alerts: snapshot.alerts.clone(),
+            reward_estimate: snapshot.reward_estimate,
+        };
+        self.call(REPORT, &request, QUICK, Kind::Report)
+    }
+
+    /// Opens the long poll.
+    pub fn assign(
+        &mut self,
+        poll: u64,
+        snapshot: &Snapshot,
+        wait: Duration,
+        taken: &[u64],
+        refused: &[Refusal],
+    ) -> CallId {
+        let refused = refused.iter().map(|refusal| schema::Refusal {
+            offer_id: refusal.offer_id,
+            code: refusal.code.to_owned(),
+            reason: refusal.reason.clone(),
+        });
+        let request = schema::TaskAssignmentRequest {
+            node_id: self.node_id.clone(),
+            poll_id: poll,
+            free: Some(convert::resources(&snapshot.free)),
+            max_assignments: snapshot.free.slots,
+            wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            taken: taken.to_vec(),
+            refused: refused.collect(),
+        };
+        self.call(ASSIGN, &request, wait + POLL_SLACK, Kind::Assign(poll))
+    }
+
+    /// Sends one piece of a record.
+    pub fn submit(&mut self, piece: Piece) -> CallId {
+        let request = convert::piece(&self.node_id, &piece);
+        self.call(SUBMIT, &request, SUBMIT_TIMEOUT, Kind::Submit(Box::new(piece)))
+    }
+
+    /// Says how a cancellation stands.
+    pub fn answer_cancel(&mut self, key: &AttemptKey, state: CancelState, reason: &str) -> CallId {
+        let state = match state {
+            CancelState::Stopping => schema::CancelState::Stopping,
+            CancelState::Unknown => schema::CancelState::Unknown,
+            CancelState::AlreadyOver => schema::CancelState::AlreadyOver,
+            CancelState::StoppedByOwner => schema::CancelState::StoppedByOwner,
+        };
+        let request = schema::TaskCancelRequest {
+            node_id: self.node_id.clone(),
+            key: Some(convert::key_message(key)),
+            state: state.into(),
+            reason: reason.to_owned(),
+        };
+        self.call(CANCEL, &request, QUICK, Kind::Cancel)
+    }
+
+    /// Gives up a call, for instance a poll whose figures are old.
+    pub fn give_up(&mut self, id: CallId) {
+        self.calls.remove(&id);
+        self.lane.cancel(id);
+    }
+
+    fn call(&mut self, path: &str, request: &impl Message, timeout: Duration, kind: Kind) -> CallId {
+        let mut metadata = Metadata::default();
+        if let Some(token) = &self.session_token
+            && let Err(error) = metadata.add_secret("authorization", format!("Bearer {token}"))
+        {
+            log::error!("the session token can't be sent: {error}");
+        }
+        let max_response = if matches!(kind, Kind::Assign(_)) { MAX_ASSIGNMENTS_ANSWER } else { MAX_ANSWER };
+        let request = Request { path: path.to_owned(), metadata, body: request.encode_to_vec(), timeout, max_response };
+        let id = self.lane.call(request);
+        self.calls.insert(id, kind);
+        id
+    }
+
+    /// Waits for the next thing, at most until `until`. The one place where a lane's thread blocks.
+    pub fn next(&mut self, until: Instant) -> MasterEvent {
+        loop {
+            match self.lane.next(until) {
+                LaneEvent::Connected { .. } => return MasterEvent::Connected,
+                LaneEvent::Disconnected { reason, .. } => return MasterEvent::Disconnected(reason),
+                LaneEvent::Woken => return MasterEvent::Woken,
+                LaneEvent::TimedOut => return MasterEvent::TimedOut,
+                LaneEvent::Answer { id, result } => {
+                    // Of a call that was given up nothing is waited for.
+                    let Some(kind) = self.calls.remove(&id) else { continue };
+                    return match result {
+                        Ok(response) => read(id, kind, &response.body),
+                        Err(error) => MasterEvent::Failed(id, error, kind.into_piece()),
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl Kind {
+    fn into_piece(self) -> Option<Box<Piece>> {
+        match self {
+            Self::Submit(piece) => Some(piece),
+            _ => None,
+        }
+    }
+}
+
+fn read(id: CallId, kind: Kind, body: &[u8]) -> MasterEvent {
+    let (reply, piece) = match kind {
+        Kind::Register => (read_registration(body), None),
+        Kind::Heartbeat => (read_heartbeat(body), None),
+        Kind::Report => (read_report(body), None),
+        Kind::Assign(poll) => (read_assignments(poll, body), None),
+        Kind::Cancel => (decode::<schema::TaskCancelResponse>(body).map(|_| Reply::CancelNoted), None),
+        Kind::Submit(piece) => match read_verdict(body) {
+            Ok(verdict) => (Ok(Reply::Submitted { piece, verdict }), None),
+            Err(reason) => (Err(reason), Some(piece)),
+        },
+    };
+    match reply {
+        Ok(reply) => MasterEvent::Reply(id, reply),
+        Err(reason) => MasterEvent::Failed(id, CallError::new(Code::Internal, reason, Processed::Maybe), piece),
+    }
+}
+
+fn decode<M: Message + Default>(body: &[u8]) -> Result<M, String> {
+    M::decode(body).map_err(|error| format!("the master's answer can't be read: {error}"))
+}
+
+fn read_registration(body: &[u8]) -> Result<Reply, String> {
+    let answer: schema::NodeRegistrationResponse = decode(body)?;
+    if answer.session_token.is_empty() {
+        return match answer.nonce.len() {
+            16..=64 => Ok(Reply::Nonce(answer.nonce)),
+            len => Err(format!("the master's answer has no session_token and a nonce of {len} bytes, not of 16 to 64")),
+        };
+    }
+    let millis = |given: u64, default: u64| Duration::from_millis(if given == 0 { default } else { given });
+    Ok(Reply::Registered(Box::new(Registration {
+        node_id: answer.node_id,
+        session_token: answer.session_token,
+        token_life: millis(answer.session_token_life_ms, 3_600_000),
+        heartbeat_interval: millis(answer.heartbeat_interval_ms, 10_000).clamp(MIN_HEARTBEAT, MAX_HEARTBEAT),
+        lease: millis(answer.lease_ms, 120_000),
+        trust_percent: convert::trust_percent(answer.trust_level),
+        superseded: answer.superseded.into_iter().filter_map(|key| convert::key_from(Some(key))).collect(),
+    })))
+}
+
+/// A master that wants more heartbeats than this is not served better by them.
+const MIN_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Above this a half-open connection would be noticed too late.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(60);
+
+fn read_report(body: &[u8]) -> Result<Reply, String> {
+    let answer: schema::NodeStatusResponse = decode(body)?;
+    Ok(Reply::Reported(Orders { directives: directives(&answer.directives), ..Orders::default() }))
+}
+
+fn read_heartbeat(body: &[u8]) -> Result<Reply, String> {
+    let answer: schema::HeartbeatResponse = decode(body)?;
+    Ok(Reply::Heartbeat {
+        lease: (answer.lease_ms > 0).then(|| Duration::from_millis(answer.lease_ms)),
+        trust_percent: convert::trust_percent(answer.trust_level),
+        orders: orders(&answer.directives, answer.cancellations),
+    })
+}
+
+fn read_assignments(poll: u64, body: &[u8]) -> Result<Reply, String> {
+    let answer: schema::TaskAssignmentResponse = decode(body)?;
+    let offers = answer.offers.into_iter();
+    let offers = offers.map(|offer| (offer.offer_id, convert::decode_offer(&offer.assignment).map(Box::new)));
+    Ok(Reply::Assigned { poll, offers: offers.collect(), orders: orders(&answer.directives, answer.cancellations) })
+}
+
+fn read_verdict(body: &[u8]) -> Result<Verdict, String> {
+    use schema::task_result_response::Answer;
+    match decode::<schema::TaskResultResponse>(body)?.answer {
+        Some(Answer::EventDurable(number)) => Ok(Verdict::Event(number)),
+        Some(Answer::ChunkDurable(offset)) => Ok(Verdict::Chunk(offset)),
+        Some(Answer::Refused(reason)) => Ok(Verdict::Refused(reason)),
+        None => Err("the master's answer to a piece has none of event_durable, chunk_durable, refused".to_owned()),
+    }
+}
+
+fn orders(directive_numbers: &[i32], cancellations: Vec<schema::Cancellation>) -> Orders {
+    let cancellations = cancellations.into_iter().take(MAX_ORDERS).filter_map(|cancellation| {
+        let key = convert::key_from(cancellation.key)?;
+        Some(Cancellation { key, reason: cancellation.reason, is_superseded: cancellation.superseded })
+    });
+    Orders { directives: directives(directive_numbers), cancellations: cancellations.collect() }
+}
+
+/// Directives that are not known here change nothing.
+fn directives(numbers: &[i32]) -> Vec<Directive> {
+    let known = numbers.iter().take(MAX_ORDERS).filter_map(|number| match number {
+        1 => Some(Directive::Drain),
+        2 => Some(Directive::Resume),
+        3 => Some(Directive::RegisterAgain),
+        _ => None,
+    });
+    known.collect()
+}
