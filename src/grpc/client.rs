@@ -121,7 +121,8 @@ struct Call {
     skipped: usize,
 }
 
-/// Unary calls over one connection. Calls beyond the server's limit of streams wait here.
+/// Unary calls over one connection. Calls beyond the server's limit of streams wait here. When the connection closes
+/// they still do, until their deadline or until [`Client::take_waiting`].
 #[derive(Debug)]
 pub struct Client {
     config: ClientConfig,
@@ -240,13 +241,9 @@ impl Client {
                     self.connection.send_data(stream, request.body, true);
                     self.calls.insert(stream, Call::new(id, deadline, request.max_response));
                 }
-                Err(OpenError::TooManyStreams) => {
+                Err(OpenError::TooManyStreams | OpenError::Closing) => {
                     self.waiting.push_front((id, request, deadline));
                     return self.expire_waiting(now);
-                }
-                Err(OpenError::Closing) => {
-                    let error = CallError::new(Code::Unavailable, "connection takes no new calls", Processed::No);
-                    self.answer(id, Err(error));
                 }
             }
         }

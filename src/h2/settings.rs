@@ -28,27 +28,18 @@ pub struct PeerSettings {
     pub max_concurrent_streams: u32,
     /// Send window of a new stream.
     pub initial_window_size: u32,
-    /// Largest payload that the peer takes.
-    pub max_frame_size: u32,
-    /// Advice about the largest field list that the peer takes.
-    pub max_header_list_size: u32,
 }
 
 impl Default for PeerSettings {
     fn default() -> Self {
-        PeerSettings {
-            header_table_size: 4096,
-            max_concurrent_streams: u32::MAX,
-            initial_window_size: DEFAULT_WINDOW,
-            max_frame_size: LEAST_FRAME_SIZE,
-            max_header_list_size: u32::MAX,
-        }
+        PeerSettings { header_table_size: 4096, max_concurrent_streams: u32::MAX, initial_window_size: DEFAULT_WINDOW }
     }
 }
 
 impl PeerSettings {
-    /// Takes the entries of one SETTINGS frame in order; unknown ones are ignored. `from_server` says that the peer
-    /// is a server, which must not enable push.
+    /// Takes the entries of one SETTINGS frame in order. Unknown ones mean nothing; neither do the largest frame, since
+    /// we never send more than the least that it can be, and the largest field list, which is advice. `from_server` says
+    /// that the peer is a server, which must not enable push.
     pub fn apply(&mut self, entries: &[u8], from_server: bool) -> Result<(), Fault> {
         for entry in entries.chunks_exact(6) {
             let [i0, i1, v0, v1, v2, v3] = *entry else { continue };
@@ -65,8 +56,6 @@ impl PeerSettings {
                 MAX_FRAME_SIZE if !(LEAST_FRAME_SIZE..=GREATEST_FRAME_SIZE).contains(&value) => {
                     return Err(protocol("MAX_FRAME_SIZE outside its range"));
                 }
-                MAX_FRAME_SIZE => self.max_frame_size = value,
-                MAX_HEADER_LIST_SIZE => self.max_header_list_size = value,
                 _ => {}
             }
         }

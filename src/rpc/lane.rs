@@ -31,8 +31,6 @@ use crate::grpc::{CallError, CallId, Client, ClientConfig, Code, Processed, Requ
 use crate::h2::{Instant, KeepAlive};
 use crate::sys::clock::boottime;
 
-/// From a connected socket to the peer's first SETTINGS, over TLS.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// PINGs while calls run: below the minute after which many NAT boxes forget a connection.
 const KEEPALIVE: KeepAlive = KeepAlive { idle: Duration::from_secs(20), timeout: Duration::from_secs(10) };
 /// Calls that wait for a connection. A lane has about eight calls under way; more would only reach their deadline here.
@@ -82,7 +80,7 @@ pub enum LaneEvent {
 enum State {
     Waiting { until: Instant },
     Dialing(Dial),
-    Up { link: Box<Link>, give_up: Instant, was_ready: bool },
+    Up { link: Box<Link>, was_ready: bool },
 }
 
 /// One thread's connection to a server.
@@ -230,7 +228,7 @@ impl Lane {
                     Progress::Connected(socket, peer) => self.link(socket, peer, now),
                     Progress::Failed(reason) => self.disconnected(reason, now),
                 },
-                State::Up { link, give_up, was_ready } => match self.drive_up(link, give_up, was_ready, now) {
+                State::Up { link, was_ready } => match self.drive_up(link, was_ready, now) {
                     state @ State::Up { .. } => return self.state = state,
                     state => state,
                 },
@@ -254,16 +252,12 @@ impl Lane {
         };
         self.can_read = true;
         let link = Box::new(Link::new(transport, Client::new(client, now), peer));
-        State::Up { link, give_up: now + HANDSHAKE_TIMEOUT, was_ready: false }
+        State::Up { link, was_ready: false }
     }
 
-    fn drive_up(&mut self, mut link: Box<Link>, give_up: Instant, was_ready: bool, now: Instant) -> State {
+    fn drive_up(&mut self, mut link: Box<Link>, was_ready: bool, now: Instant) -> State {
         let can_read = std::mem::take(&mut self.can_read);
-        let mut driven = link.drive(now, can_read, &mut self.answers);
-        if driven.is_ok() && !link.is_ready && now >= give_up {
-            link.close(now, &mut self.answers);
-            driven = Err(format!("{} did not finish the TLS and HTTP/2 handshake in time", self.target.host));
-        }
+        let driven = link.drive(now, can_read, &mut self.answers);
         if let Err(reason) = driven {
             self.requeue(&mut link);
             return self.disconnected(reason, now);
@@ -292,7 +286,7 @@ impl Lane {
             }
         }
         let was_ready = link.is_ready;
-        State::Up { link, give_up, was_ready }
+        State::Up { link, was_ready }
     }
 
     fn drive_draining(&mut self, now: Instant) {
@@ -350,7 +344,6 @@ impl Lane {
         match &self.state {
             State::Waiting { until } => Some(*until),
             State::Dialing(dial) => Some(dial.poll_timeout()),
-            State::Up { link, give_up, .. } if !link.is_ready => Some(*give_up),
             State::Up { link, .. } => link.client.poll_timeout(),
         }
     }

@@ -4,11 +4,16 @@
 //! yields what happened; `poll_timeout` says when `handle_timeout` must be called. Reading is in `receive`, writing in
 //! `transmit`.
 
+mod keepalive;
 mod receive;
 mod transmit;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
+
+pub use keepalive::KeepAlive;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -33,23 +38,13 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const MAX_CONCURRENT_STREAMS: u32 = 32;
 /// How long the peer's first SETTINGS may take, since it is the first thing that a peer sends.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Streams that we reset and on which late frames are expected: about what can be under way.
-const MAX_REMEMBERED_RESETS: usize = 64;
+/// Streams that we reset and on which late frames are expected: more than can be under way.
+const MAX_REMEMBERED_RESETS: usize = 256;
 /// Stream errors that one connection may cause: an honest peer causes none.
 const MAX_STREAM_ERRORS: u32 = 8;
 
 /// The identifier of a stream (RFC 9113 section 5.1.1).
 pub type StreamId = u32;
-
-/// PINGs while streams are open, so that a dead path is found (RFC 9113 section 6.7).
-#[derive(Debug, Clone, Copy)]
-pub struct KeepAlive {
-    /// Silence after which a PING is sent. Silence without streams counts too, so that the first call after a long
-    /// rest finds a dead path soon.
-    pub idle: Duration,
-    /// How long its answer may take.
-    pub timeout: Duration,
-}
 
 /// What an application chooses for a connection.
 #[derive(Debug, Clone)]
@@ -177,12 +172,6 @@ struct Block {
     continuations: u32,
 }
 
-#[derive(Debug)]
-enum Ping {
-    Idle,
-    Sent { at: Instant, payload: [u8; 8] },
-}
-
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -213,8 +202,7 @@ pub struct Connection {
     recent_resets: VecDeque<StreamId>,
     counts: receive::Counts,
     handshake_deadline: Option<Instant>,
-    last_received: Instant,
-    ping: Ping,
+    pinger: keepalive::Pinger,
 }
 
 impl Connection {
@@ -256,8 +244,7 @@ impl Connection {
             recent_resets: VecDeque::new(),
             counts: receive::Counts::default(),
             handshake_deadline: Some(now + HANDSHAKE_TIMEOUT),
-            last_received: now,
-            ping: Ping::Idle,
+            pinger: keepalive::Pinger::new(config.keepalive, now),
             config,
         }
     }
@@ -289,15 +276,7 @@ impl Connection {
         if self.phase == Phase::Closed {
             return None;
         }
-        if let Some(deadline) = self.handshake_deadline {
-            return Some(deadline);
-        }
-        let keepalive = self.config.keepalive?;
-        match self.ping {
-            Ping::Sent { at, .. } => Some(at + keepalive.timeout),
-            Ping::Idle if self.streams.is_empty() => None,
-            Ping::Idle => Some(self.last_received + keepalive.idle),
-        }
+        self.handshake_deadline.or_else(|| self.pinger.due(!self.streams.is_empty()))
     }
 
     /// Does what is due: ends a handshake or PING that took too long, sends a PING.
@@ -309,15 +288,11 @@ impl Connection {
             let reason = "peer sent no HTTP/2 settings in time";
             return self.fail(ErrorCode::SETTINGS_TIMEOUT, ConnectionError::TimedOut { reason });
         }
-        match self.ping {
-            Ping::Sent { .. } => {
+        match self.pinger.ping(now) {
+            Some(payload) => self.control.push(|out| frame::put_ping(out, false, payload)),
+            None => {
                 let reason = "peer did not answer a keepalive PING in time";
                 self.fail(ErrorCode::NO_ERROR, ConnectionError::TimedOut { reason });
-            }
-            Ping::Idle => {
-                let payload = self.counts.next_ping();
-                self.control.push(|out| frame::put_ping(out, false, payload));
-                self.ping = Ping::Sent { at: now, payload };
             }
         }
     }

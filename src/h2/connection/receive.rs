@@ -1,6 +1,6 @@
 //! What a connection reads: frames out of bytes, and what each frame means in the present state.
 
-use super::{Connection, Event, Phase, Ping, ResetCause, Role, StreamId};
+use super::{Connection, Event, Phase, ResetCause, Role, StreamId};
 use crate::h2::Instant;
 use crate::h2::error::{ErrorCode, Fault};
 use crate::h2::fields;
@@ -29,16 +29,10 @@ const MAX_DEBUG: usize = 256;
 pub(super) struct Counts {
     empty_frames: u32,
     abandoned: u32,
-    pings: u64,
     pub(super) stream_errors: u32,
 }
 
 impl Counts {
-    pub(super) fn next_ping(&mut self) -> [u8; 8] {
-        self.pings += 1;
-        self.pings.to_be_bytes()
-    }
-
     pub(super) fn stream_done(&mut self) {
         self.abandoned = self.abandoned.saturating_sub(1);
     }
@@ -70,7 +64,7 @@ impl Connection {
         if self.phase == Phase::Closed || bytes.is_empty() {
             return;
         }
-        self.last_received = now;
+        self.pinger.received(now);
         if self.input.is_empty() {
             let used = self.consume(bytes);
             self.keep(bytes.get(used..).unwrap_or_default());
@@ -125,7 +119,9 @@ impl Connection {
         if self.phase == Phase::Settings
             && (header.kind != frame::kind::SETTINGS || header.flags & frame::flag::ACK != 0)
         {
-            return Err((protocol("first frame is not SETTINGS"), 0));
+            let is_http1 = input.starts_with(b"HTTP/1.");
+            let reason = if is_http1 { "peer speaks HTTP/1.1" } else { "first frame is not SETTINGS" };
+            return Err((protocol(reason), 0));
         }
         header.check().map_err(|fault| (fault, 0))?;
         self.check_block(&header).map_err(|fault| (fault, 0))?;
@@ -151,6 +147,9 @@ impl Connection {
     }
 
     fn handle_frame(&mut self, frame: Frame<'_>) -> Result<(), Fault> {
+        if matches!(frame, Frame::Data { .. } | Frame::Headers { .. }) {
+            self.pinger.rewarded();
+        }
         match frame {
             Frame::Data { stream, data, flow_len, end_stream } => self.handle_data(stream, data, flow_len, end_stream),
             Frame::Headers { stream, fragment, end_stream, end_headers } => {
@@ -394,9 +393,7 @@ impl Connection {
 
     fn handle_ping(&mut self, ack: bool, payload: [u8; 8]) -> Result<(), Fault> {
         if ack {
-            if matches!(self.ping, Ping::Sent { payload: sent, .. } if sent == payload) {
-                self.ping = Ping::Idle;
-            }
+            self.pinger.answered(payload);
             return Ok(());
         }
         match self.control.try_push_reply(|out| frame::put_ping(out, true, payload)) {

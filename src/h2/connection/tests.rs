@@ -433,9 +433,9 @@ fn keepalive_pings_only_while_a_stream_is_open() {
     assert_eq!((ping.0, ping.1), (frame::kind::PING, 0));
     let answered = Wire::default().raw(frame::kind::PING, 1, 0, &ping.3);
     client.handle_bytes(&answered.out, due);
-    assert_eq!(client.poll_timeout(), Some(due + Duration::from_secs(20)));
-    client.handle_timeout(due + Duration::from_secs(20));
-    client.handle_timeout(due + Duration::from_secs(30));
+    assert_eq!(client.poll_timeout(), Some(due + Duration::from_secs(40)), "patience grows");
+    client.handle_timeout(due + Duration::from_secs(40));
+    client.handle_timeout(due + Duration::from_secs(50));
     assert!(matches!(&events(&mut client)[..], [Event::Closed { error: ConnectionError::TimedOut { .. } }]));
 }
 
