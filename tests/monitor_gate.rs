@@ -33,10 +33,9 @@ impl Logs for NoLogs {
 }
 
 /// A small master that keeps what it was given.
-#[derive(Default)]
 struct Small {
     taken: Mutex<Vec<u8>>,
-    failed: Mutex<Option<ErrorKind>>,
+    failed: Watch<Option<ErrorKind>>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -44,7 +43,7 @@ impl Submissions for Small {
     fn submit(&self, archive: &mut dyn Read) -> Result<AttemptKey, SubmitError> {
         let mut bytes = Vec::new();
         if let Err(error) = archive.read_to_end(&mut bytes) {
-            *self.failed.lock().unwrap() = Some(error.kind());
+            self.failed.set(Some(error.kind()));
             return Err(SubmitError { field: String::new(), message: error.to_string() });
         }
         if bytes.starts_with(b"refuse") {
@@ -102,7 +101,7 @@ impl Node {
         config.limits = limits;
         let snapshot = Watch::new(snapshot);
         let (sender, actions) = bounded(1);
-        let master = Arc::new(Small::default());
+        let master = Arc::new(Small { taken: Mutex::default(), failed: Watch::new(None), asked: Mutex::default() });
         let submissions: Arc<dyn Submissions> = Arc::clone(&master) as _;
         let monitor = Monitor::start(config, snapshot.clone(), sender, Some(submissions), Arc::new(NoLogs)).unwrap();
         let address = monitor.local_addresses()[0];
@@ -485,9 +484,8 @@ fn an_archive_that_ends_early_is_an_error_on_both_sides() {
     stream.write_all(b"too short").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(read_answer(&mut stream).status, 400);
-    let mut node = node;
-    node.monitor.take().unwrap().stop();
-    assert_eq!(*node.master.failed.lock().unwrap(), Some(ErrorKind::UnexpectedEof));
+    let (_, failed) = node.master.failed.wait_newer(0, PATIENCE);
+    assert_eq!(*failed, Some(ErrorKind::UnexpectedEof));
     assert!(node.master.taken.lock().unwrap().is_empty());
 }
 

@@ -11,7 +11,7 @@
 //! | thread | stack | at most | released by |
 //! | --- | --- | --- | --- |
 //! | monitor-gate, monitor-control | 128 KiB | 1 each | the wake of [`Monitor::stop`] |
-//! | monitor-conn | 256 KiB | 64 and 16 | shutdown of its socket; its deadlines |
+//! | monitor-conn | 256 KiB | 64 and 32 | shutdown of its socket; its deadlines |
 //! | monitor-http | 128 KiB | 1 | tiny_http's `unblock` |
 //! | monitor-request | 512 KiB | as monitor-conn | end of its answer; a long poll looks at the stop cell |
 //! | tiny_http's own, unnamed | 2 MiB | as monitor-conn, and 5 | end of its connection, drop of the server |
@@ -67,7 +67,7 @@ pub struct LogPart {
     pub is_closed: bool,
 }
 
-/// Output of the attempts that the node itself holds.
+/// Output of the attempts that the node itself holds. Calls return soon: [`Monitor::stop`] waits for them.
 pub trait Logs: Send + Sync {
     /// At most `max` bytes of `stream` from `offset`; `None` when there is no such attempt.
     fn read(&self, key: &AttemptKey, stream: u32, offset: u64, max: usize) -> Option<LogPart>;
@@ -115,7 +115,7 @@ pub struct OutputContent {
     pub size: u64,
 }
 
-/// The small master of a standalone node.
+/// The small master of a standalone node. Calls but `view` return soon: [`Monitor::stop`] waits for them.
 pub trait Submissions: Send + Sync {
     /// Takes a tar archive: `task.json` first, then the inputs below `workspace/`.
     ///
@@ -166,7 +166,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 64,
-            control_connections: 16,
+            control_connections: 32,
             event_streams: 32,
             head: Duration::from_secs(5),
             body_pause: Duration::from_secs(10),

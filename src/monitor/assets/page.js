@@ -77,23 +77,24 @@ function track(label) {
   return outer;
 }
 
-function setTrack(outer, value, text) {
+function setTrack(outer, value, text, isCalm) {
   const shown = Math.max(0, Math.min(100, value || 0));
   outer.setAttribute('aria-valuenow', shown.toFixed(0));
   outer.setAttribute('aria-valuetext', text);
   const fill = outer.firstChild;
   fill.style.width = `${shown}%`;
-  fill.className = shown >= 95 ? 'fill bad' : shown >= 80 ? 'fill warn' : 'fill';
+  fill.className = isCalm ? 'fill' : shown >= 95 ? 'fill bad' : shown >= 80 ? 'fill warn' : 'fill';
 }
 
-function meterRow(label) {
+// A calm row may well be full: that is what it is for.
+function meterRow(label, isCalm) {
   const box = make('div');
   const row = make('div', 'row');
   const value = make('span');
   row.append(make('span', 'soft', label), value);
   const bar = track(label);
   box.append(row, bar);
-  return { box, set(part, text) { say(value, text); setTrack(bar, part, text); } };
+  return { box, set(part, text) { say(value, text); setTrack(bar, part, text, isCalm); } };
 }
 
 function svg(name, attributes) {
@@ -131,7 +132,8 @@ function drawSpark(chart, series, most) {
 
 function figure(id, label, hasBar) {
   const card = byId(id);
-  const big = make('p', hasBar ? 'big' : 'big pair', '–');
+  const big = make('p', hasBar ? 'big' : 'big pair');
+  if (!hasBar) big.append(make('span'), make('span', 'second'));
   const bar = track(label);
   const note = make('p', 'note');
   const chart = svg('svg', { viewBox: '0 0 300 44', preserveAspectRatio: 'none', class: 'spark', 'aria-hidden': 'true' });
@@ -151,7 +153,7 @@ function build() {
   figures.disk = figure('figure-disk', 'Disk', true);
   figures.network = figure('figure-network', 'Network', false);
   for (const [key, label] of [['cpu', 'CPU'], ['memory', 'Memory'], ['disk', 'Disk'], ['slots', 'Slots']]) {
-    lentRows[key] = meterRow(label);
+    lentRows[key] = meterRow(label, true);
     byId('lent').append(lentRows[key].box);
   }
   for (const button of document.querySelectorAll('button[data-action]')) {
@@ -241,7 +243,8 @@ function showFigures(host) {
   say(disk.note, `${bytes(host.disk_free_bytes)} free of ${bytes(host.disk_total_bytes)}`);
   drawSpark(disk.chart, [(sample) => sample.disk], 100);
   const rate = (value) => (value === null ? '–' : `${bytes(value)}/s`);
-  say(network.big, `↓ ${rate(now.receivedRate)}   ↑ ${rate(now.sentRate)}`);
+  say(network.big.firstChild, `${rate(now.receivedRate)} in`);
+  say(network.big.lastChild, `${rate(now.sentRate)} out`);
   say(network.note, `${bytes(host.network_received_bytes)} received, ${bytes(host.network_sent_bytes)} sent since boot`);
   const most = Math.max(1024, ...samples.map((sample) => Math.max(sample.receivedRate || 0, sample.sentRate || 0)));
   drawSpark(network.chart, [(sample) => sample.receivedRate, (sample) => sample.sentRate], most);
@@ -278,7 +281,7 @@ function taskCard(task) {
   stop.addEventListener('click', () => act(path, stop, `Stop ${task.task} #${task.attempt}? What it has done so far is lost.`));
   lead.append(words, stop);
   const uses = make('div', 'uses');
-  const rows = { cpu: meterRow('CPU'), memory: meterRow('Memory'), time: meterRow('Time') };
+  const rows = { cpu: meterRow('CPU', true), memory: meterRow('Memory', false), time: meterRow('Time', false) };
   uses.append(rows.cpu.box, rows.memory.box, rows.time.box);
   const output = make('details');
   output.open = true;
