@@ -106,7 +106,6 @@ impl Client {
         Self { agent: Agent::with_parts(config, SocketConnector(socket.clone()), NoResolver), socket }
     }
 
-
     /// `/api/v1/status` as it comes.
     pub(super) fn status_text(&self) -> Result<String, ClientError> {
         text(self.get("/api/v1/status")?)
