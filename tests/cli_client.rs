@@ -14,9 +14,14 @@ use serde_json::{Value, json};
 /// Answers by method and path; the query of a logs call is honoured, other queries are ignored.
 #[derive(Clone, Default)]
 struct Script {
-    answers: Arc<Mutex<HashMap<String, (u16, Vec<u8>)>>>,
-    seen: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    answers: Arc<Mutex<HashMap<String, Answer>>>,
+    seen: Arc<Mutex<Vec<Request>>>,
 }
+
+/// Status and body.
+type Answer = (u16, Vec<u8>);
+/// Method and path, and body.
+type Request = (String, Vec<u8>);
 
 struct Scene {
     dir: PathBuf,
