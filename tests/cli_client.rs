@@ -385,6 +385,25 @@ fn ctrl_c_leaves_the_task_running_and_says_how_to_cancel() {
 }
 
 #[test]
+fn ctrl_c_acts_at_once_though_the_worker_hangs() {
+    let dir = std::env::temp_dir().join(format!("hivemind-client-hang-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    let listener = UnixListener::bind(dir.join("control.sock")).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hivemind-worker"))
+        .args(["logs", "t1", "--follow", "--state"])
+        .arg(&dir)
+        .spawn()
+        .unwrap();
+    let _held = listener.accept().unwrap();
+    let start = std::time::Instant::now();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(start.elapsed() < std::time::Duration::from_secs(10));
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
 fn a_worker_that_restarts_is_waited_for() {
     let scene = Scene::new("restart");
     scene.view(json!({}));
