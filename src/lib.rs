@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod coordinator;
 pub mod docker;
 pub mod grpc;
 pub mod h2;

@@ -74,6 +74,14 @@ pub struct EngineView {
     pub is_usable: bool,
     /// Version, API and such when usable, else what is missing and how to mend it.
     pub detail: String,
+    /// Version of the engine.
+    pub version: String,
+    /// Version of the API that was agreed on.
+    pub api_version: String,
+    /// 1 or 2; 0 while not known.
+    pub cgroup_version: u32,
+    /// The engine runs without root.
+    pub is_rootless: bool,
 }
 
 /// What the node as a whole is doing.
@@ -195,6 +203,10 @@ pub struct Snapshot {
     pub lent: Resources,
     /// What of it is promised to tasks.
     pub promised: Resources,
+    /// What the master may still assign: all zero while the node takes nothing.
+    pub free: Resources,
+    /// Reward estimate of now.
+    pub reward_estimate: u64,
     /// Attempts that the node holds, in the order of arrival.
     pub attempts: Vec<AttemptView>,
     /// The last attempts that ended, newest first; more are in the store.

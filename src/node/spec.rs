@@ -336,6 +336,9 @@ fn patterns(patterns: &[String]) -> Result<Vec<String>, FieldError> {
         if pattern.chars().any(char::is_control) {
             return Err(refuse(&field, "has a control character"));
         }
+        if let Err(error) = glob::Pattern::new(pattern) {
+            return Err(refuse(&field, format!("is no pattern: {} at byte {}", error.msg, error.pos)));
+        }
     }
     Ok(patterns.to_vec())
 }

@@ -1,1 +1,30 @@
 //! A task's container: its create body, the threads that run it, collection and adoption.
+//!
+//! | file | has |
+//! | --- | --- |
+//! | `naming`, `body` | names, labels and the create body: pure |
+//! | `inputs`, `collect` | archives in and out, entry by entry |
+//! | `task` | the thread of one attempt, and the order of its steps |
+//! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
+//! | `step` | long engine calls that can be released |
+//! | `capture` | the output thread |
+//! | `verdict` | from the engine's words to an outcome: pure |
+//! | `engine` | the engine as a whole, its events, what is left over |
+
+mod body;
+mod capture;
+mod collect;
+mod engine;
+mod finish;
+mod inputs;
+mod naming;
+mod prepare;
+mod run;
+mod step;
+mod task;
+mod verdict;
+
+pub use body::TASK_USER;
+pub use engine::{EngineNews, EngineWatch, Hooks};
+pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
+pub use task::{Beginning, Context, TaskHandle, Teller, start};

@@ -1,7 +1,4 @@
 //! Clock, lock, signals and other calls to the operating system.
 
-pub mod lock;
-pub mod private;
-pub mod signal;
-pub mod time;
+pub mod clock;
 pub mod watch;

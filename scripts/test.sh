@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Checks everything: format, lints, all tests, those on a real Docker engine among them. Installs what is missing.
+#
+#   test.sh                  the checks of every change
+#   test.sh --full [NAME...] the long parts: all of them, or those named
+#
+# shellcheck disable=SC2317 # the steps are called by name
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+cd "$ROOT"
+
+# An independent gRPC implementation that the tests talk to.
+GRPCIO=1.85.1
+# The long parts: each name is a function part_NAME below.
+PARTS=(demo)
+
+DONE=()
+FAILED=()
+
+# Runs one step and notes how long it took; a failed one does not keep the others from running.
+step() {
+    local name=$1 begin=$SECONDS
+    shift
+    say "$name"
+    if ("$@"); then
+        DONE+=("$name $((SECONDS - begin)) s")
+    else
+        FAILED+=("$name")
+        say "$name FAILED after $((SECONDS - begin)) s"
+    fi
+}
+
+# Ends the script by what the steps came to.
+finish() {
+    local IFS=,
+    [ ${#FAILED[@]} -eq 0 ] || die "${#FAILED[@]} of $((${#DONE[@]} + ${#FAILED[@]})) steps failed:${FAILED[*]/#/ }. Passed:${DONE[*]/#/ }"
+    printf 'passed:%s\n' "${DONE[*]/#/ }"
+    exit 0
+}
+
+# ---- the long parts
+
+part_demo() {
+    bash scripts/demo.sh && bash scripts/demo.sh
+}
+
+run_parts() {
+    local name
+    for name in "$@"; do
+        [[ " ${PARTS[*]} " == *" $name "* ]] || die "no part '$name'; there are: ${PARTS[*]}"
+    done
+    [ $# -gt 0 ] || set -- "${PARTS[@]}"
+    for name in "$@"; do step "$name" "part_$name"; done
+    finish
+}
+
+# ---- the checks of every change
+
+scripts_parse() {
+    local script
+    for script in scripts/*.sh .ci/run; do bash -n "$script" || return 1; done
+}
+
+# A Python with grpcio, apart from the machine's own packages; made anew when the version asked for changes.
+test_python() {
+    local venv=${CARGO_TARGET_DIR:-$ROOT/target}/venv
+    if [ "$(cat "$venv/made" 2>/dev/null)" != "$GRPCIO" ]; then
+        python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
+        rm -rf "$venv"
+        python3 -m venv "$venv" && "$venv/bin/pip" -q install "grpcio==$GRPCIO" >&2 || return 1
+        echo "$GRPCIO" >"$venv/made"
+    fi
+    "$venv/bin/python" -c 'import grpc' || return 1
+    echo "$venv/bin/python"
+}
+
+case ${1:-} in
+'') ;;
+--full)
+    shift
+    run_parts "$@"
+    ;;
+*) die "usage: test.sh [--full [NAME...]], with NAME of: ${PARTS[*]}" ;;
+esac
+
+need_command python3 python3
+need_command jq jq
+need_command busybox busybox-static
+ensure_engine
+ensure_cargo lints
+[ ${#AS_ENGINE_USER[@]} -eq 0 ] || die "the tests open the engine's socket: run this as root, or as a member of the group docker"
+say "python with grpcio $GRPCIO"
+HIVEMIND_TEST_PYTHON=$(test_python) || die "could not make a Python with grpcio $GRPCIO"
+export HIVEMIND_TEST_PYTHON
+
+step scripts scripts_parse
+step image bash scripts/build-image.sh
+step format cargo fmt --check
+step clippy cargo clippy --locked --all-targets -- -D warnings
+step build cargo build --locked
+step tests cargo test --locked --no-fail-fast
+finish

@@ -1,0 +1,517 @@
+//! The only place that changes the node's state: events in, effects out. It does no I/O and has no clock; the driver in
+//! `daemon` brings the time along and carries the effects out.
+//!
+//! What needs durability waits behind its commit: an effect is released when the store has answered `Durable` for the
+//! ticket of its decision. Effects leave in the order of the decisions.
+
+mod offers;
+mod view;
+mod words;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use log::{info, warn};
+
+pub use self::words::{CancelState, Directive, Effect, Event, Held, Record, Refusal, Settings, ShutdownMode};
+use crate::node::action::Action;
+use crate::node::id::AttemptKey;
+use crate::node::order::{Desired, Marks, StopOrder, TaskNews};
+use crate::node::record::{EventKind, FinalReport, Outcome, Phase};
+use crate::node::roster::{Attempt, Roster};
+use crate::node::snapshot::{EngineView, Snapshot};
+use crate::node::spec::AtLeaseEnd;
+use crate::sys::text::printable;
+
+/// Lines that the owner is shown; older ones are in the log.
+const MAX_ALERTS: usize = 50;
+/// Ended attempts in the snapshot; the store has more.
+const MAX_HISTORY: usize = 50;
+/// Ended attempts that are remembered, so that a second offer of one is refused.
+const MAX_OVER: usize = 10_000;
+/// Of the 30 s within which the node exits, what running tasks get between SIGTERM and SIGKILL.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
+/// Lease until a master names another.
+const DEFAULT_LEASE: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Default)]
+struct Poll {
+    undecided: usize,
+    taken: Vec<u64>,
+    refused: Vec<Refusal>,
+}
+
+/// A decision that waits for its commit.
+#[derive(Debug)]
+enum Gated {
+    Effect(Effect),
+    Taken { poll: u64, offer_id: u64, key: AttemptKey },
+}
+
+/// What a failed commit leaves to be tried again.
+#[derive(Debug)]
+struct Retry {
+    records: Vec<Record>,
+    effects: Vec<Effect>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Coordinator {
+    settings: Settings,
+    roster: Roster,
+    over: VecDeque<AttemptKey>,
+    polls: BTreeMap<u64, Poll>,
+    gated: VecDeque<(u64, Gated)>,
+    records: Vec<Record>,
+    undecided: BTreeMap<u64, Vec<Record>>,
+    retries: Vec<Retry>,
+    effects: Vec<Effect>,
+    last_ticket: u64,
+    durable: u64,
+    view: Snapshot,
+    trust_percent: u32,
+    lease: Duration,
+    heard_at: Duration,
+    is_paused: bool,
+    is_draining: bool,
+    store_trouble: Option<String>,
+    shutdown: Option<ShutdownMode>,
+    has_exited: bool,
+    now: Duration,
+    now_ms: u64,
+}
+
+impl Coordinator {
+    /// A node with what the store gave back. `view` has what the snapshot can't know from events.
+    pub fn new(settings: Settings, view: Snapshot, held: Vec<Held>, now: Duration, now_ms: u64) -> Self {
+        let mut coordinator = Self {
+            roster: Roster::default(),
+            over: view.history.iter().map(|row| row.key.clone()).collect(),
+            polls: BTreeMap::new(),
+            gated: VecDeque::new(),
+            records: Vec::new(),
+            undecided: BTreeMap::new(),
+            retries: Vec::new(),
+            effects: Vec::new(),
+            last_ticket: 0,
+            durable: 0,
+            view,
+            trust_percent: 100,
+            lease: DEFAULT_LEASE,
+            heard_at: now,
+            is_paused: false,
+            is_draining: false,
+            store_trouble: None,
+            shutdown: None,
+            has_exited: false,
+            now,
+            now_ms,
+            settings,
+        };
+        for attempt in held {
+            coordinator.take_back(attempt);
+        }
+        coordinator.commit();
+        coordinator
+    }
+
+    /// Effects that the last calls decided, in order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Lets the coordinator decide on `event`.
+    pub fn handle(&mut self, event: Event, now: Duration, now_ms: u64) {
+        self.now = now;
+        self.now_ms = now_ms;
+        match event {
+            Event::Registered { node_id, lease, trust_percent, superseded } => {
+                self.view.node_id = node_id;
+                self.hear(Some(lease), Some(trust_percent));
+                for key in superseded {
+                    self.cancel(&key, "the master has replaced this attempt".to_owned(), Outcome::Superseded);
+                }
+            }
+            Event::MasterHeard { lease, trust_percent } => self.hear(lease, trust_percent),
+            Event::MasterLost { detail, failed_calls } => {
+                self.view.master.is_connected = false;
+                self.view.master.detail = detail;
+                self.view.master.failed_calls = failed_calls;
+            }
+            Event::Offers { poll, offers } => self.handle_offers(poll, offers),
+            Event::Cancel { key, reason, is_superseded } => self.handle_cancel(&key, reason, is_superseded),
+            Event::Directed(Directive::Drain) => self.is_draining = true,
+            Event::Directed(Directive::Resume) => self.is_draining = false,
+            Event::Task(key, news) => self.handle_news(&key, news),
+            Event::Durable(ticket) => self.release(ticket),
+            Event::CommitFailed { ticket, reason } => self.fail_ticket(ticket, &reason),
+            Event::StoreTrouble(trouble) => {
+                if let Some(trouble) = &trouble {
+                    self.alert(trouble.clone());
+                }
+                self.store_trouble = trouble;
+            }
+            Event::Delivered(key) => self.handle_delivered(&key),
+            Event::Engine(view) => self.handle_engine(view),
+            Event::EngineNews(key) => self.change_desired(&key, |desired| desired.engine_news += 1),
+            Event::Host(sample) => self.view.host = sample,
+            Event::Owner(action) => self.handle_action(action),
+            Event::Shutdown(mode) => self.handle_shutdown(mode),
+            Event::Tick => {
+                self.retry_commits();
+                self.check_leases();
+            }
+        }
+        self.schedule();
+        self.commit();
+        self.try_exit();
+    }
+
+    fn take_back(&mut self, held: Held) {
+        let is_over = held.report.is_some();
+        let has_begun = held.phase > Phase::Queued;
+        let phase = match held.phase {
+            Phase::Received => Phase::Queued,
+            phase => phase,
+        };
+        let attempt = self.roster.add(held.spec, phase, self.now_ms);
+        attempt.marks = held.marks;
+        attempt.report = held.report;
+        if has_begun && !is_over {
+            attempt.has_thread = true;
+            let start =
+                Effect::Start { spec: Box::new(attempt.spec.clone()), marks: attempt.marks.clone(), is_adoption: true };
+            self.effects.push(start);
+        }
+    }
+
+    fn hear(&mut self, lease: Option<Duration>, trust_percent: Option<u32>) {
+        self.heard_at = self.now;
+        self.lease = lease.unwrap_or(self.lease);
+        self.trust_percent = trust_percent.unwrap_or(self.trust_percent);
+        self.view.master.is_connected = true;
+        self.view.master.detail = "registered".to_owned();
+    }
+
+    // ---- cancellation -----------------------------------------------------------------------------------------
+
+    fn handle_cancel(&mut self, key: &AttemptKey, reason: String, is_superseded: bool) {
+        let outcome = if is_superseded { Outcome::Superseded } else { Outcome::Cancelled };
+        let reason = if reason.is_empty() { "cancelled by the master".to_owned() } else { reason };
+        let state = match self.roster.find(key) {
+            None if self.over.contains(key) => CancelState::AlreadyOver,
+            None => CancelState::Unknown,
+            Some(attempt) if !attempt.is_open() => CancelState::AlreadyOver,
+            Some(_) => CancelState::Stopping,
+        };
+        self.effects.push(Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() });
+        self.cancel(key, reason, outcome);
+    }
+
+    /// Ends an open attempt: through its thread, or at once where nothing of it has begun.
+    fn cancel(&mut self, key: &AttemptKey, reason: String, outcome: Outcome) {
+        let Some(attempt) = self.roster.find(key).filter(|attempt| attempt.is_open()) else {
+            return;
+        };
+        if attempt.has_thread {
+            let order = StopOrder { outcome, reason, max_grace: None };
+            // The first order stands: who wins was decided then.
+            self.change_desired(key, |desired| desired.stop = desired.stop.take().or(Some(order)));
+        } else {
+            self.finish(key, FinalReport::without_run(outcome, reason));
+        }
+    }
+
+    fn change_desired(&mut self, key: &AttemptKey, change: impl FnOnce(&mut Desired)) {
+        let Some(attempt) = self.roster.find_mut(key).filter(|attempt| attempt.has_thread) else {
+            return;
+        };
+        change(&mut attempt.desired);
+        let effect = Effect::SetDesired { key: key.clone(), desired: attempt.desired.clone() };
+        // Behind a start that may still be gated.
+        self.gate(0, Gated::Effect(effect));
+    }
+
+    // ---- news from task threads -------------------------------------------------------------------------------
+
+    fn handle_news(&mut self, key: &AttemptKey, news: TaskNews) {
+        let now_ms = self.now_ms;
+        let Some(attempt) = self.roster.find_mut(key) else {
+            return;
+        };
+        match news {
+            TaskNews::Phase(phase, detail) if attempt.is_open() && attempt.phase.may_become(phase) => {
+                attempt.phase = phase;
+                attempt.phase_since_ms = now_ms;
+                attempt.detail.clone_from(&detail);
+                self.note_event(key, EventKind::Phase(phase, detail));
+            }
+            TaskNews::Phase(..) => {}
+            TaskNews::Detail(detail) => attempt.detail = detail,
+            TaskNews::Marks(marks) => {
+                attempt.marks = marks.clone();
+                self.records.push(Record::Marks { key: key.clone(), marks });
+            }
+            TaskNews::Note(note) => self.note_event(key, EventKind::Note(note)),
+            TaskNews::Alert(alert) => {
+                self.alert(format!("{key}: {alert}"));
+                self.note_event(key, EventKind::Alert(alert));
+            }
+            TaskNews::Usage(look) => attempt.look = look,
+            TaskNews::Finished(report) => self.finish(key, *report),
+            TaskNews::Cleaned(trouble) => {
+                attempt.has_thread = false;
+                if let Some(trouble) = trouble {
+                    self.alert(format!("{key}: not everything could be removed: {trouble}"));
+                }
+                self.drop_if_done(key);
+            }
+            TaskNews::Left => attempt.has_thread = false,
+        }
+    }
+
+    /// Records the one final report; the thread may clean up once it is durable.
+    fn finish(&mut self, key: &AttemptKey, report: FinalReport) {
+        let Some(attempt) = self.roster.find_mut(key).filter(|attempt| attempt.is_open()) else {
+            return;
+        };
+        info!("attempt {key} ended: {}: {}", report.outcome, printable(&report.reason));
+        attempt.phase = Phase::Reporting;
+        attempt.phase_since_ms = self.now_ms;
+        attempt.detail = "waits for the master to take the result".to_owned();
+        attempt.report = Some(FinalReport { tail: Vec::new(), ..report.clone() });
+        attempt.desired.may_clean = true;
+        let cleaning =
+            attempt.has_thread.then(|| Effect::SetDesired { key: key.clone(), desired: attempt.desired.clone() });
+        self.note_event(key, EventKind::Final(Box::new(report)));
+        let ticket = self.commit();
+        if let Some(cleaning) = cleaning {
+            self.gate(ticket, Gated::Effect(cleaning));
+        }
+    }
+
+    fn handle_delivered(&mut self, key: &AttemptKey) {
+        let Some(attempt) = self.roster.find_mut(key) else {
+            return;
+        };
+        attempt.is_delivered = true;
+        attempt.phase = Phase::Delivered;
+        if let Some(row) = view::history_row(attempt, self.now_ms) {
+            self.view.history.insert(0, row);
+            self.view.history.truncate(MAX_HISTORY);
+        }
+        self.over.push_back(key.clone());
+        if self.over.len() > MAX_OVER {
+            self.over.pop_front();
+        }
+        self.drop_if_done(key);
+    }
+
+    fn drop_if_done(&mut self, key: &AttemptKey) {
+        if self.roster.find(key).is_some_and(|attempt| attempt.is_delivered && !attempt.has_thread) {
+            self.roster.remove(key);
+        }
+    }
+
+    // ---- durability -------------------------------------------------------------------------------------------
+
+    fn note_event(&mut self, key: &AttemptKey, kind: EventKind) {
+        self.records.push(Record::Event { key: key.clone(), time_ms: self.now_ms, kind });
+    }
+
+    /// Hands what was recorded to the store; the ticket under which all that was ever recorded will be durable.
+    fn commit(&mut self) -> u64 {
+        if !self.records.is_empty() {
+            self.last_ticket += 1;
+            let records = std::mem::take(&mut self.records);
+            self.undecided.insert(self.last_ticket, records.iter().filter_map(Record::without_take).collect());
+            self.effects.push(Effect::Commit { ticket: self.last_ticket, records });
+        }
+        self.last_ticket
+    }
+
+    /// Holds `what` until `ticket` is durable and all that was gated before has gone.
+    fn gate(&mut self, ticket: u64, what: Gated) {
+        self.gated.push_back((ticket, what));
+        self.release(0);
+    }
+
+    fn release(&mut self, ticket: u64) {
+        self.durable = self.durable.max(ticket);
+        self.undecided.retain(|undecided, _| *undecided > self.durable);
+        while let Some((_, what)) = self.gated.pop_front_if(|(ticket, _)| *ticket <= self.durable) {
+            match what {
+                Gated::Effect(effect) => self.effects.push(effect),
+                Gated::Taken { poll, offer_id, key } => self.confirm(poll, offer_id, &key),
+            }
+        }
+    }
+
+    fn confirm(&mut self, poll: u64, offer_id: u64, key: &AttemptKey) {
+        if let Some(attempt) = self.roster.find_mut(key).filter(|attempt| attempt.phase == Phase::Received) {
+            attempt.phase = Phase::Queued;
+            attempt.phase_since_ms = self.now_ms;
+            info!("took attempt {key}");
+        }
+        if let Some(state) = self.polls.get_mut(&poll) {
+            state.undecided -= 1;
+            state.taken.push(offer_id);
+        }
+        self.settle(poll);
+    }
+
+    /// Nothing of a failed ticket may be acted on. A new attempt is refused; what concerns one that was taken before is
+    /// tried again with each tick, so that no final report is lost.
+    fn fail_ticket(&mut self, failed: u64, reason: &str) {
+        warn!("the store could not write: {reason}");
+        self.store_trouble = Some(reason.to_owned());
+        let mut again = Retry { records: self.undecided.remove(&failed).unwrap_or_default(), effects: Vec::new() };
+        for (ticket, what) in std::mem::take(&mut self.gated) {
+            match what {
+                what if ticket != failed => self.gated.push_back((ticket, what)),
+                Gated::Effect(effect) => again.effects.push(effect),
+                Gated::Taken { poll, offer_id, key } => {
+                    self.roster.remove(&key);
+                    again.records.retain(|record| record.key() != &key);
+                    self.refuse(poll, offer_id, "storage", format!("the node can't write to its disk: {reason}"));
+                    self.settle(poll);
+                }
+            }
+        }
+        self.retries.push(again);
+        self.release(0);
+    }
+
+    fn retry_commits(&mut self) {
+        for retry in std::mem::take(&mut self.retries) {
+            self.records.extend(retry.records);
+            let ticket = self.commit();
+            for effect in retry.effects {
+                self.gate(ticket, Gated::Effect(effect));
+            }
+        }
+    }
+
+    // ---- the node as a whole ----------------------------------------------------------------------------------
+
+    fn handle_engine(&mut self, view: EngineView) {
+        if view.is_usable != self.view.engine.is_usable {
+            if view.is_usable {
+                info!("engine: {}", view.detail);
+            } else {
+                warn!("engine: {}", view.detail);
+                self.alert(format!("engine: {}", view.detail));
+            }
+        }
+        self.view.engine = view;
+    }
+
+    fn handle_action(&mut self, action: Action) {
+        info!("the owner said: {action:?}");
+        match action {
+            Action::Pause => self.set_paused(true),
+            Action::Resume => {
+                self.is_draining = false;
+                self.set_paused(false);
+            }
+            Action::Drain => self.is_draining = true,
+            Action::StopTask(key) => {
+                let reason = "stopped by the node's owner".to_owned();
+                if self.roster.find(&key).is_some_and(Attempt::is_open) {
+                    let state = CancelState::StoppedByOwner;
+                    self.effects.push(Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() });
+                }
+                self.cancel(&key, reason, Outcome::Cancelled);
+            }
+        }
+    }
+
+    fn set_paused(&mut self, is_paused: bool) {
+        self.is_paused = is_paused;
+        let keys: Vec<AttemptKey> = self.roster.iter().map(|attempt| attempt.spec.key.clone()).collect();
+        for key in keys {
+            self.change_desired(&key, |desired| desired.is_paused = is_paused);
+        }
+    }
+
+    fn handle_shutdown(&mut self, mode: ShutdownMode) {
+        self.shutdown = Some(mode);
+        let keys: Vec<AttemptKey> = self.roster.iter().map(|attempt| attempt.spec.key.clone()).collect();
+        for key in keys {
+            self.change_desired(&key, |desired| match mode {
+                ShutdownMode::Stop => {
+                    let order = StopOrder {
+                        outcome: Outcome::Preempted,
+                        reason: "the node is shutting down".to_owned(),
+                        max_grace: Some(SHUTDOWN_GRACE),
+                    };
+                    desired.stop = desired.stop.take().or(Some(order));
+                }
+                ShutdownMode::Finish => {}
+                ShutdownMode::Leave => desired.must_leave = true,
+            });
+        }
+    }
+
+    fn try_exit(&mut self) {
+        let is_idle = self.roster.iter().all(|attempt| !attempt.has_thread);
+        if self.shutdown.is_some() && is_idle && !self.has_exited {
+            self.has_exited = true;
+            self.gate(self.last_ticket, Gated::Effect(Effect::Exit));
+        }
+    }
+
+    fn check_leases(&mut self) {
+        if self.now.saturating_sub(self.heard_at) <= self.lease {
+            return;
+        }
+        let exclusive = self.roster.iter().filter(|attempt| {
+            attempt.spec.at_lease_end == AtLeaseEnd::Stop && attempt.is_open() && attempt.desired.stop.is_none()
+        });
+        let keys: Vec<AttemptKey> = exclusive.map(|attempt| attempt.spec.key.clone()).collect();
+        for key in keys {
+            self.cancel(&key, "the lease ended without a word from the master".to_owned(), Outcome::NodeFault);
+        }
+    }
+
+    fn schedule(&mut self) {
+        while self.can_start() {
+            let usable = self.usable();
+            match self.roster.next_to_start(&usable) {
+                None => return,
+                Some(Err((key, short))) => {
+                    if let Some(attempt) = self.roster.find_mut(&key) {
+                        attempt.detail = format!("waits for {short}");
+                    }
+                    return;
+                }
+                Some(Ok(key)) => self.start(&key),
+            }
+        }
+    }
+
+    fn can_start(&self) -> bool {
+        self.shutdown.is_none() && !self.is_paused && self.store_trouble.is_none() && self.view.engine.is_usable
+    }
+
+    fn start(&mut self, key: &AttemptKey) {
+        let now_ms = self.now_ms;
+        let Some(attempt) = self.roster.find_mut(key) else {
+            return;
+        };
+        attempt.phase = Phase::Preparing;
+        attempt.phase_since_ms = now_ms;
+        attempt.detail.clear();
+        attempt.has_thread = true;
+        let start = Effect::Start { spec: Box::new(attempt.spec.clone()), marks: Marks::default(), is_adoption: false };
+        self.note_event(key, EventKind::Phase(Phase::Preparing, String::new()));
+        let ticket = self.commit();
+        self.gate(ticket, Gated::Effect(start));
+    }
+
+    fn alert(&mut self, text: String) {
+        self.view.alerts.insert(0, text);
+        self.view.alerts.truncate(MAX_ALERTS);
+    }
+}

@@ -1,0 +1,97 @@
+//! The node as it looks from outside: pure reading.
+
+use super::Coordinator;
+use crate::node::resources::Resources;
+use crate::node::reward;
+use crate::node::roster::Attempt;
+use crate::node::snapshot::{AttemptView, HistoryRow, NodeState, Snapshot};
+use crate::node::spec::TaskSpec;
+
+impl Coordinator {
+    /// State and, where it is not plain, the reason.
+    pub(super) fn state(&self) -> (NodeState, String) {
+        if let Some(trouble) = &self.store_trouble {
+            return (NodeState::Degraded, format!("disk: {trouble}"));
+        }
+        if !self.view.engine.is_usable {
+            return (NodeState::Degraded, self.view.engine.detail.clone());
+        }
+        if self.shutdown.is_some() {
+            return (NodeState::Draining, "the worker is shutting down".to_owned());
+        }
+        if self.is_paused {
+            return (NodeState::Paused, "paused by its owner".to_owned());
+        }
+        if self.is_draining {
+            return (NodeState::Draining, "takes nothing new until it is resumed".to_owned());
+        }
+        let free = self.usable().less(&self.roster.wanted());
+        if free.slots == 0 || free.cpu_millis == 0 || free.memory_bytes == 0 {
+            return (NodeState::Busy, "everything lent is in use".to_owned());
+        }
+        (NodeState::Ready, String::new())
+    }
+
+    /// The node as it looks from outside.
+    pub fn snapshot(&self) -> Snapshot {
+        let (state, state_reason) = self.state();
+        let takes_work = matches!(state, NodeState::Ready | NodeState::Busy);
+        let free = self.usable().less(&self.roster.wanted());
+        let mut attempts: Vec<&Attempt> = self.roster.iter().filter(|attempt| !attempt.is_delivered).collect();
+        attempts.sort_by_key(|attempt| attempt.arrival);
+        Snapshot {
+            state,
+            state_reason,
+            lent: self.settings.lent,
+            promised: self.roster.promised(),
+            free: if takes_work { free } else { Resources::default() },
+            reward_estimate: reward::estimate(&self.view.host),
+            attempts: attempts.into_iter().map(attempt_view).collect(),
+            ..self.view.clone()
+        }
+    }
+}
+
+pub(super) fn explain_shortage(short: &str, spec: &TaskSpec, usable: &Resources) -> String {
+    match short {
+        "cpu" => format!("{} thousandths of a CPU asked for, {} lent", spec.cpu_millis, usable.cpu_millis),
+        "memory" => format!("{} bytes asked for, {} lent", spec.memory_bytes, usable.memory_bytes),
+        "disk" => format!("{} bytes asked for, {} lent", spec.disk_bytes, usable.disk_bytes),
+        _ => "none lent".to_owned(),
+    }
+}
+
+fn attempt_view(attempt: &Attempt) -> AttemptView {
+    AttemptView {
+        key: attempt.spec.key.clone(),
+        owner: attempt.spec.owner.clone(),
+        image: attempt.spec.image.to_string(),
+        phase: attempt.phase,
+        phase_since_ms: attempt.phase_since_ms,
+        detail: attempt.detail.clone(),
+        limits: attempt.spec.needs(),
+        priority: attempt.spec.priority,
+        usage: attempt.look.usage,
+        cpu_percent: attempt.look.cpu_percent,
+        running_ms: attempt.look.running_ms,
+        timeout_ms: u64::try_from(attempt.spec.timeout.as_millis()).unwrap_or(u64::MAX),
+        tail: attempt.look.tail.clone(),
+    }
+}
+
+pub(super) fn history_row(attempt: &Attempt, now_ms: u64) -> Option<HistoryRow> {
+    let report = attempt.report.as_ref()?;
+    Some(HistoryRow {
+        key: attempt.spec.key.clone(),
+        owner: attempt.spec.owner.clone(),
+        image: attempt.spec.image.to_string(),
+        outcome: report.outcome,
+        exit_code: report.exit_code,
+        reason: report.reason.clone(),
+        usage: report.usage,
+        duration_ms: report.duration_ms,
+        finished_ms: now_ms,
+        output_files: report.outputs.len() as u64,
+        output_bytes: report.outputs.iter().map(|file| file.size).sum(),
+    })
+}

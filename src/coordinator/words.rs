@@ -1,0 +1,163 @@
+//! What the coordinator hears, what it has done, and what it is made from.
+
+// Fields of the variants are explained with the variant.
+#![allow(missing_docs)]
+
+use std::time::Duration;
+
+use crate::node::action::Action;
+use crate::node::id::AttemptKey;
+use crate::node::offer::Offer;
+use crate::node::order::{Desired, Marks, TaskNews};
+use crate::node::record::{EventKind, FinalReport, Phase};
+use crate::node::resources::Resources;
+use crate::node::snapshot::{EngineView, HostSample};
+use crate::node::spec::{FieldError, SpecDefaults, TaskSpec};
+
+/// What the owner wants of running tasks when the worker is told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShutdownMode {
+    /// SIGTERM, grace cut to 20 s.
+    Stop,
+    /// Wait until they are done.
+    Finish,
+    /// Containers run on; the next start adopts them.
+    Leave,
+}
+
+/// An order of the master to the node as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Directive {
+    /// Take nothing new.
+    Drain,
+    /// End a drain.
+    Resume,
+}
+
+/// What the coordinator hears.
+#[derive(Debug)]
+pub enum Event {
+    /// The master knows the node now; these held attempts were replaced.
+    Registered { node_id: String, lease: Duration, trust_percent: u32, superseded: Vec<AttemptKey> },
+    /// The master answered a heartbeat or poll; absent: as it was.
+    MasterHeard { lease: Option<Duration>, trust_percent: Option<u32> },
+    /// The connection is down.
+    MasterLost { detail: String, failed_calls: u64 },
+    /// Answer of an AssignTask poll, to be settled by [`Effect::SettlePoll`].
+    Offers { poll: u64, offers: Vec<(u64, Result<Box<Offer>, FieldError>)> },
+    /// The master wants an attempt stopped.
+    Cancel { key: AttemptKey, reason: String, is_superseded: bool },
+    /// The master wants something of the node.
+    Directed(Directive),
+    /// From a task's thread.
+    Task(AttemptKey, TaskNews),
+    /// The store has made this ticket's records durable.
+    Durable(u64),
+    /// The store could not; nothing of this ticket is promised.
+    CommitFailed { ticket: u64, reason: String },
+    /// The store can't write, or can again (`None`).
+    StoreTrouble(Option<String>),
+    /// The master has all of an attempt's record.
+    Delivered(AttemptKey),
+    /// The engine answers or does not.
+    Engine(EngineView),
+    /// The engine's event stream has something on an attempt's container.
+    EngineNews(AttemptKey),
+    /// A look at the machine.
+    Host(HostSample),
+    /// The owner's wish.
+    Owner(Action),
+    /// End the worker.
+    Shutdown(ShutdownMode),
+    /// Time has passed.
+    Tick,
+}
+
+/// One line for the store.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// A new duty, with the input archive.
+    Take { spec: Box<TaskSpec>, inputs: Vec<u8> },
+    /// A line of an attempt's record.
+    Event { key: AttemptKey, time_ms: u64, kind: EventKind },
+    /// Facts to keep.
+    Marks { key: AttemptKey, marks: Marks },
+}
+
+impl Record {
+    /// Whose record.
+    pub fn key(&self) -> &AttemptKey {
+        match self {
+            Self::Take { spec, .. } => &spec.key,
+            Self::Event { key, .. } | Self::Marks { key, .. } => key,
+        }
+    }
+
+    /// A copy, but not of a new duty: that is the master's to offer again.
+    pub(super) fn without_take(&self) -> Option<Self> {
+        (!matches!(self, Self::Take { .. })).then(|| self.clone())
+    }
+}
+
+/// Why an offer was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which offer.
+    pub offer_id: u64,
+    /// As in the contract: invalid, capacity, stale, conflict, storage, draining.
+    pub code: &'static str,
+    /// For people.
+    pub reason: String,
+}
+
+/// How a wish to cancel stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelState {
+    /// It is being stopped.
+    Stopping,
+    /// No such attempt here.
+    Unknown,
+    /// It was over before.
+    AlreadyOver,
+    /// The owner stopped it.
+    StoppedByOwner,
+}
+
+/// What the driver does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Give these to the store; it answers with the ticket.
+    Commit { ticket: u64, records: Vec<Record> },
+    /// Start a thread for the attempt. With `is_adoption` something of it may be at the engine.
+    Start { spec: Box<TaskSpec>, marks: Marks, is_adoption: bool },
+    /// Replace what is wanted of the attempt's thread.
+    SetDesired { key: AttemptKey, desired: Desired },
+    /// Every offer of this poll is decided.
+    SettlePoll { poll: u64, taken: Vec<u64>, refused: Vec<Refusal> },
+    /// Tell the master how its cancellation stands.
+    AnswerCancel { key: AttemptKey, state: CancelState, reason: String },
+    /// All is done: end the process.
+    Exit,
+}
+
+/// What does not change while the worker runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What the owner lends.
+    pub lent: Resources,
+    /// Running times.
+    pub defaults: SpecDefaults,
+}
+
+/// An attempt as the store knew it at start.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The task.
+    pub spec: TaskSpec,
+    /// Where it stood.
+    pub phase: Phase,
+    /// Facts about it.
+    pub marks: Marks,
+    /// Its final report, if it has ended.
+    pub report: Option<FinalReport>,
+}

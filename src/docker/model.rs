@@ -1,0 +1,326 @@
+//! Answers that are read: only the fields in use. A missing field or a null is the field's default.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+
+use super::create::IpamConfig;
+
+/// The engine writes null for empty lists and maps.
+pub(super) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
+}
+
+/// A created container or network.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Created {
+    /// Its id.
+    pub id: String,
+    /// What the engine could not do as asked, such as a limit that the kernel doesn't have.
+    #[serde(default, deserialize_with = "or_default")]
+    pub warnings: Vec<String>,
+}
+
+/// A container in full.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ContainerInspect {
+    /// Its id.
+    pub id: String,
+    /// Its name, without the slash that the engine puts before it.
+    #[serde(deserialize_with = "without_slash")]
+    pub name: String,
+    /// The image's id.
+    pub image: String,
+    /// When it was created, RFC 3339.
+    pub created: String,
+    /// Where it is in its life.
+    pub state: ContainerState,
+    /// What it was created from.
+    pub config: ContainerConfig,
+    /// The limits that the engine put down.
+    pub host_config: HostConfigReadBack,
+    /// What is mounted.
+    #[serde(deserialize_with = "or_default")]
+    pub mounts: Vec<MountPoint>,
+}
+
+fn without_slash<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    let name: String = or_default(value)?;
+    Ok(name.strip_prefix('/').map(str::to_owned).unwrap_or(name))
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ContainerState {
+    /// created, running, paused, restarting, removing, exited or dead.
+    pub status: String,
+    /// True while paused, too.
+    pub running: bool,
+    /// Frozen.
+    pub paused: bool,
+    /// The kernel killed a process of it because memory ran out; the exit code may be 0 all the same.
+    #[serde(rename = "OOMKilled")]
+    pub oom_killed: bool,
+    /// Code of process 1; 128 + signal where a signal ended it.
+    pub exit_code: i64,
+    /// Why it could not be started.
+    pub error: String,
+    /// Process 1 as the host counts; 0 when it isn't running.
+    pub pid: i64,
+    /// RFC 3339; the year 1 before the start.
+    pub started_at: String,
+    /// RFC 3339; the year 1 before the end.
+    pub finished_at: String,
+}
+
+/// What a container was created from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ContainerConfig {
+    /// The reference that was given.
+    pub image: String,
+    /// User.
+    pub user: String,
+    /// Labels, those of the image included.
+    #[serde(deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The limits that the engine put down.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct HostConfigReadBack {
+    /// Bytes.
+    pub memory: i64,
+    /// Bytes of memory and swap together.
+    pub memory_swap: i64,
+    /// Processors times 10^9.
+    pub nano_cpus: i64,
+    /// Weight among siblings.
+    pub cpu_shares: i64,
+    /// Processes and threads; 0: no limit.
+    #[serde(deserialize_with = "or_default")]
+    pub pids_limit: i64,
+    /// The image's files can't be changed.
+    pub readonly_rootfs: bool,
+    /// Capabilities taken away.
+    #[serde(deserialize_with = "or_default")]
+    pub cap_drop: Vec<String>,
+    /// Capabilities given back.
+    #[serde(deserialize_with = "or_default")]
+    pub cap_add: Vec<String>,
+    /// Such as `no-new-privileges`.
+    #[serde(deserialize_with = "or_default")]
+    pub security_opt: Vec<String>,
+    /// Network.
+    pub network_mode: String,
+    /// Must be false.
+    pub privileged: bool,
+    /// Namespace of cgroups.
+    pub cgroupns_mode: String,
+}
+
+/// A mount of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct MountPoint {
+    /// volume, bind, tmpfs.
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// The volume's name.
+    pub name: String,
+    /// Path on the host.
+    pub source: String,
+    /// Path inside.
+    pub destination: String,
+    /// Whether it may be written.
+    #[serde(rename = "RW")]
+    pub rw: bool,
+}
+
+/// A container in a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ContainerSummary {
+    /// Its id.
+    pub id: String,
+    /// Its names, each with a slash before it.
+    #[serde(deserialize_with = "or_default")]
+    pub names: Vec<String>,
+    /// The reference that it was created from.
+    pub image: String,
+    /// The image's id.
+    #[serde(rename = "ImageID")]
+    pub image_id: String,
+    /// Labels.
+    #[serde(deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    /// created, running, paused, restarting, removing, exited or dead.
+    pub state: String,
+    /// The same for people.
+    pub status: String,
+    /// When it was created, in seconds since 1970.
+    pub created: i64,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExitStatus {
+    /// Code of process 1.
+    pub code: i64,
+    /// What went wrong in the engine while it waited.
+    pub error: Option<String>,
+}
+
+/// An image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageInspect {
+    /// Its id, the digest of its configuration.
+    pub id: String,
+    /// Its tags here.
+    #[serde(deserialize_with = "or_default")]
+    pub repo_tags: Vec<String>,
+    /// `name@sha256:...` for each registry it came from; none for one that was imported.
+    #[serde(deserialize_with = "or_default")]
+    pub repo_digests: Vec<String>,
+    /// Such as amd64, arm64, arm.
+    pub architecture: String,
+    /// Such as v7 for arm.
+    #[serde(deserialize_with = "or_default")]
+    pub variant: String,
+    /// linux.
+    pub os: String,
+    /// Bytes.
+    #[serde(deserialize_with = "or_default")]
+    pub size: i64,
+    /// What containers get from it.
+    #[serde(deserialize_with = "or_default")]
+    pub config: ImageConfig,
+}
+
+/// What containers get from an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageConfig {
+    /// User; empty: root.
+    #[serde(deserialize_with = "or_default")]
+    pub user: String,
+    /// Working folder.
+    #[serde(deserialize_with = "or_default")]
+    pub working_dir: String,
+    /// Entry point.
+    #[serde(deserialize_with = "or_default")]
+    pub entrypoint: Vec<String>,
+    /// Command.
+    #[serde(deserialize_with = "or_default")]
+    pub cmd: Vec<String>,
+    /// Environment.
+    #[serde(deserialize_with = "or_default")]
+    pub env: Vec<String>,
+    /// Paths for which the engine makes anonymous volumes; the values say nothing.
+    #[serde(deserialize_with = "or_default")]
+    pub volumes: BTreeMap<String, serde_json::Value>,
+    /// Labels.
+    #[serde(deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Network {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// bridge, host, null, overlay.
+    pub driver: String,
+    /// Without a way out.
+    pub internal: bool,
+    /// Labels.
+    #[serde(deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    /// Driver options.
+    #[serde(deserialize_with = "or_default")]
+    pub options: BTreeMap<String, String>,
+    /// Its subnets.
+    #[serde(rename = "IPAM", deserialize_with = "subnets")]
+    pub subnets: Vec<IpamConfig>,
+}
+
+fn subnets<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<IpamConfig>, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "PascalCase", default)]
+    struct Ipam {
+        #[serde(deserialize_with = "or_default")]
+        config: Vec<IpamConfig>,
+    }
+    or_default::<D, Ipam>(value).map(|ipam| ipam.config)
+}
+
+/// A volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// local, or a plugin's name.
+    pub driver: String,
+    /// Its folder on the host.
+    pub mountpoint: String,
+    /// When it was created, RFC 3339.
+    #[serde(deserialize_with = "or_default")]
+    pub created_at: String,
+    /// Labels.
+    #[serde(deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    /// Driver options.
+    #[serde(deserialize_with = "or_default")]
+    pub options: BTreeMap<String, String>,
+}
+
+/// What the engine keeps on its disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Bytes of all image layers; `None` where the engine was asked for volumes only.
+    pub layers: Option<u64>,
+    /// Each volume.
+    pub volumes: Vec<VolumeUsage>,
+}
+
+/// What a volume takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeUsage {
+    /// Its name.
+    pub name: String,
+    /// Bytes; `None` where the engine doesn't know.
+    pub size: Option<u64>,
+    /// Containers that mount it; `None` where the engine doesn't know.
+    pub ref_count: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_and_missing_fields_are_defaults() {
+        let inspect: ContainerInspect = serde_json::from_str(
+            r#"{"Id":"x","Name":"/n","State":{"OOMKilled":true,"ExitCode":137},"Config":{"Labels":null},
+                "HostConfig":{"PidsLimit":null,"CapDrop":null},"Mounts":null,"New":[1,{"a":2}]}"#,
+        )
+        .unwrap();
+        assert_eq!((inspect.name.as_str(), inspect.state.oom_killed, inspect.state.exit_code), ("n", true, 137));
+        let image: ImageInspect = serde_json::from_str(r#"{"Id":"x","Config":null,"RepoDigests":null}"#).unwrap();
+        assert_eq!(image.config, ImageConfig::default());
+        let network: Network =
+            serde_json::from_str(r#"{"IPAM":{"Driver":"default","Config":[{"Subnet":"10.0.0.0/8"}]}}"#).unwrap();
+        assert_eq!(network.subnets[0].subnet, "10.0.0.0/8");
+        let network: Network = serde_json::from_str(r#"{"IPAM":null}"#).unwrap();
+        assert!(network.subnets.is_empty());
+    }
+}

@@ -1,0 +1,64 @@
+//! Field compression (RFC 7541).
+
+pub mod decoder;
+pub mod encoder;
+pub mod huffman;
+pub mod table;
+
+pub use decoder::{DecodeError, Decoder};
+pub use encoder::Encoder;
+
+/// What the encoder may do with a field (RFC 7541 section 6.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Indexing {
+    /// Goes into the dynamic table: the field will come again.
+    #[default]
+    Repeated,
+    /// Stays out of the table: the value is new each time.
+    Once,
+    /// Stays out of each table on the way: the value is a secret (RFC 7541 section 7.1.3).
+    Never,
+}
+
+/// One field line, or pseudo-header field. Names are lower case (RFC 9113 section 8.2).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The field's name.
+    pub name: Vec<u8>,
+    /// The field's value.
+    pub value: Vec<u8>,
+    /// For the encoder; the decoder sets `Never` where the peer did.
+    pub indexing: Indexing,
+}
+
+impl Header {
+    /// A field that will come again.
+    pub fn new(name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Header {
+        Header { name: name.into(), value: value.into(), indexing: Indexing::Repeated }
+    }
+
+    /// A field whose value is new each time.
+    pub fn once(name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Header {
+        Header { indexing: Indexing::Once, ..Header::new(name, value) }
+    }
+
+    /// A field whose value is a secret.
+    pub fn sensitive(name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Header {
+        Header { indexing: Indexing::Never, ..Header::new(name, value) }
+    }
+
+    /// The size as the standard counts it (RFC 7541 section 4.1).
+    pub fn size(&self) -> usize {
+        table::entry_size(&self.name, &self.value)
+    }
+}
+
+impl std::fmt::Debug for Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = match self.indexing {
+            Indexing::Never => "(secret)".into(),
+            _ => String::from_utf8_lossy(&self.value),
+        };
+        write!(f, "{}: {value}", String::from_utf8_lossy(&self.name))
+    }
+}

@@ -1,0 +1,85 @@
+//! What passes between the coordinator and a task's thread: the wished-for state one way, news the other.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{FinalReport, Outcome, Phase, Usage};
+
+/// What the coordinator wants of a running attempt. The latest wins; nothing in it is ever taken back but `is_paused`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// End it, with this outcome.
+    pub stop: Option<StopOrder>,
+    /// Freeze its processes.
+    pub is_paused: bool,
+    /// Let go of the container without touching it: the next start of the worker adopts it.
+    pub must_leave: bool,
+    /// The final report is durable: container, network and volume may go.
+    pub may_clean: bool,
+    /// Counts news about this container in the engine's event stream: look at it now.
+    pub engine_news: u64,
+}
+
+/// Why an attempt is ended from outside, and how fast.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopOrder {
+    /// Cancelled, Superseded, Preempted or NodeFault.
+    pub outcome: Outcome,
+    /// In words, for the final report.
+    pub reason: String,
+    /// Cuts the task's own grace, when the node itself has little time.
+    pub max_grace: Option<Duration>,
+}
+
+/// Facts about an attempt that must outlive the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Marks {
+    /// The engine's id of the task's container.
+    pub container_id: Option<String>,
+    /// Digest or id of the image that the container was made from.
+    pub image_digest: Option<String>,
+    /// Boot during which `started_boot_ms` counts.
+    pub boot_id: Option<String>,
+    /// When the container started, in milliseconds on the clock that counts suspend.
+    pub started_boot_ms: Option<u64>,
+    /// Time spent paused by the node, in milliseconds.
+    pub paused_ms: u64,
+}
+
+/// What a task's thread tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TaskNews {
+    /// The attempt entered a phase; the text says what it does there.
+    Phase(Phase, String),
+    /// Progress within a phase, for the owner's eyes only.
+    Detail(String),
+    /// Facts to keep.
+    Marks(Marks),
+    /// For the record.
+    Note(String),
+    /// A threshold was crossed, or something is not as it should be.
+    Alert(String),
+    /// A look at the running container.
+    Usage(Look),
+    /// The last word. Clean-up waits until it is durable.
+    Finished(Box<FinalReport>),
+    /// Everything that the attempt had at the engine is gone, or could not be removed for this reason; the thread ends.
+    Cleaned(Option<String>),
+    /// The thread let go of the container as it was told to, and ends.
+    Left,
+}
+
+/// See [`TaskNews::Usage`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Look {
+    /// Use so far.
+    pub usage: Usage,
+    /// Of one CPU, since the look before.
+    pub cpu_percent: Option<f64>,
+    /// Running time without pauses.
+    pub running_ms: u64,
+    /// Last output, at most 4 KiB.
+    pub tail: String,
+}

@@ -1,0 +1,142 @@
+//! The attempts that a node holds, what is promised to them, and who starts next.
+
+use std::collections::BTreeMap;
+
+use super::id::AttemptKey;
+use super::order::{Desired, Look, Marks};
+use super::record::{FinalReport, Phase};
+use super::resources::Resources;
+use super::spec::TaskSpec;
+
+/// Attempts that wait for resources here. The master has more patience than the node has memory.
+pub const MAX_QUEUED: usize = 64;
+
+/// An attempt and all that the coordinator knows of it.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The task.
+    pub spec: TaskSpec,
+    /// Order of arrival.
+    pub arrival: u64,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Since when, milliseconds since 1970.
+    pub phase_since_ms: u64,
+    /// What it does, or why it waits.
+    pub detail: String,
+    /// What was last asked of its thread.
+    pub desired: Desired,
+    /// A thread works on it.
+    pub has_thread: bool,
+    /// Facts that outlive the process.
+    pub marks: Marks,
+    /// Last look.
+    pub look: Look,
+    /// The final report, without its tail, once there is one.
+    pub report: Option<FinalReport>,
+    /// The master has all of it.
+    pub is_delivered: bool,
+}
+
+impl Attempt {
+    /// Whether it still has a final report to come.
+    pub fn is_open(&self) -> bool {
+        self.report.is_none()
+    }
+
+    /// Whether the ledger reserves its limits: from its start until its container is gone.
+    pub fn holds_resources(&self) -> bool {
+        self.has_thread || self.phase.holds_resources()
+    }
+}
+
+/// All attempts of the node, the ledger over them, and the queue.
+#[derive(Debug, Default)]
+pub struct Roster {
+    attempts: BTreeMap<AttemptKey, Attempt>,
+    arrivals: u64,
+}
+
+impl Roster {
+    /// Adds an attempt in `phase`; an attempt of the same key must not be there.
+    pub fn add(&mut self, spec: TaskSpec, phase: Phase, now_ms: u64) -> &mut Attempt {
+        self.arrivals += 1;
+        let attempt = Attempt {
+            arrival: self.arrivals,
+            phase,
+            phase_since_ms: now_ms,
+            detail: String::new(),
+            desired: Desired::default(),
+            has_thread: false,
+            marks: Marks::default(),
+            look: Look::default(),
+            report: None,
+            is_delivered: false,
+            spec,
+        };
+        self.attempts.entry(attempt.spec.key.clone()).or_insert(attempt)
+    }
+
+    /// The attempt of this key.
+    pub fn find(&self, key: &AttemptKey) -> Option<&Attempt> {
+        self.attempts.get(key)
+    }
+
+    /// The attempt of this key, to change it.
+    pub fn find_mut(&mut self, key: &AttemptKey) -> Option<&mut Attempt> {
+        self.attempts.get_mut(key)
+    }
+
+    /// Takes the attempt out.
+    pub fn remove(&mut self, key: &AttemptKey) -> Option<Attempt> {
+        self.attempts.remove(key)
+    }
+
+    /// All attempts, in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.values()
+    }
+
+    /// All attempts, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Attempt> {
+        self.attempts.values_mut()
+    }
+
+    /// Highest attempt number that is held of `key`'s task.
+    pub fn newest_of(&self, key: &AttemptKey) -> Option<u32> {
+        self.attempts.keys().filter(|held| held.task == key.task).map(|held| held.attempt).max()
+    }
+
+    /// What is promised to attempts that run or are about to.
+    pub fn promised(&self) -> Resources {
+        self.sum(Attempt::holds_resources)
+    }
+
+    /// What running and waiting attempts want together.
+    pub fn wanted(&self) -> Resources {
+        self.sum(|attempt| attempt.holds_resources() || attempt.phase <= Phase::Queued)
+    }
+
+    fn sum(&self, counts: impl Fn(&Attempt) -> bool) -> Resources {
+        let counted = self.attempts.values().filter(|attempt| counts(attempt));
+        counted.fold(Resources::default(), |sum, attempt| sum.plus(&attempt.spec.needs()))
+    }
+
+    /// How many wait.
+    pub fn queued(&self) -> usize {
+        self.attempts.values().filter(|attempt| attempt.phase <= Phase::Queued && attempt.is_open()).count()
+    }
+
+    /// The attempt that starts next within `lent`, or why the first in line can't yet. Strict order of priority, then
+    /// arrival: nothing overtakes, so nothing starves.
+    pub fn next_to_start(&self, lent: &Resources) -> Option<Result<AttemptKey, (AttemptKey, &'static str)>> {
+        let waiting = self.attempts.values().filter(|attempt| attempt.phase == Phase::Queued && attempt.is_open());
+        let first = waiting.min_by_key(|attempt| (u8::MAX - attempt.spec.priority, attempt.arrival))?;
+        let room = lent.less(&self.promised());
+        let key = first.spec.key.clone();
+        Some(match first.spec.needs().shortage(&room) {
+            None => Ok(key),
+            Some(short) => Err((key, short)),
+        })
+    }
+}

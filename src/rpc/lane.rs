@@ -1,0 +1,371 @@
+//! A lane: one thread's connection to a server, that comes back by itself.
+//!
+//! ```text
+//!             .---------------- connection failed or ended ----------------.
+//!             v                                                            |
+//!        +---------+  time is up  +---------+  connected   +------------+  |
+//!        | waiting |------------->| dialing |------------->|    up      |--+
+//!        +---------+              +---------+              +------------+  |
+//!             ^                        |                         | GOAWAY, calls under way
+//!             '------------------------'                         v
+//!                       failed                              (draining, beside the next connection)
+//! ```
+//!
+//! A lane blocks in [`Lane::next`] only, in poll(2), and is released by its [`Waker`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff::{Backoff, Urgency};
+use super::dial::{Dial, Progress, Scheme, Target};
+use super::link::{Answer, Link};
+use super::poll::{self, Interest};
+use super::tls;
+use super::transport::Transport;
+use super::wake::{Wake, Waker};
+use crate::grpc::{CallError, CallId, Client, ClientConfig, Code, Processed, Request, Response};
+use crate::h2::{Instant, KeepAlive};
+use crate::sys::clock::boottime;
+
+/// From a connected socket to the peer's first SETTINGS, over TLS.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+/// PINGs while calls run: below the minute after which many NAT boxes forget a connection.
+const KEEPALIVE: KeepAlive = KeepAlive { idle: Duration::from_secs(20), timeout: Duration::from_secs(10) };
+/// Calls that wait for a connection. A lane has about eight calls under way; more would only reach their deadline here.
+const MAX_QUEUED: usize = 64;
+
+/// What a lane is made with.
+pub struct LaneConfig {
+    /// Where it goes.
+    pub target: Target,
+    /// From [`tls::client_config`]; needed for `https`.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Sent with each call.
+    pub user_agent: String,
+    /// Of the jitter: different on each node and lane.
+    pub seed: u64,
+}
+
+/// What happened on a lane.
+#[derive(Debug)]
+pub enum LaneEvent {
+    /// The server speaks HTTP/2; queued calls are sent.
+    Connected {
+        /// Its address.
+        peer: SocketAddr,
+    },
+    /// There is no connection for new calls, or an attempt to have one failed.
+    Disconnected {
+        /// Why, for people.
+        reason: String,
+        /// When the next attempt begins.
+        retry_at: Instant,
+    },
+    /// A call has ended. Each call that is not cancelled ends exactly once.
+    Answer {
+        /// This call.
+        id: CallId,
+        /// How.
+        result: Result<Response, CallError>,
+    },
+    /// The [`Waker`] was used.
+    Woken,
+    /// The time that was given to [`Lane::next`] has come.
+    TimedOut,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting { until: Instant },
+    Dialing(Dial),
+    Up { link: Box<Link>, give_up: Instant, was_ready: bool },
+}
+
+/// One thread's connection to a server.
+#[derive(Debug)]
+pub struct Lane {
+    target: Target,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    user_agent: String,
+    wake: Wake,
+    state: State,
+    /// The connection before, whose calls the server still finishes.
+    draining: Option<Box<Link>>,
+    /// Calls that wait for a connection, with their deadlines.
+    queue: VecDeque<(CallId, Request, Instant)>,
+    next_id: u64,
+    backoff: Backoff,
+    urgency: Urgency,
+    answers: VecDeque<Answer>,
+    events: VecDeque<LaneEvent>,
+    /// What the last poll found readable.
+    can_read: bool,
+    can_read_draining: bool,
+}
+
+impl Lane {
+    /// A lane that connects at its first [`Lane::next`].
+    pub fn new(config: LaneConfig) -> io::Result<Lane> {
+        if config.target.scheme == Scheme::Https && config.tls.is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "an https target needs a TLS configuration"));
+        }
+        Ok(Lane {
+            target: config.target,
+            tls: config.tls,
+            user_agent: config.user_agent,
+            wake: Wake::new()?,
+            state: State::Waiting { until: Duration::ZERO },
+            draining: None,
+            queue: VecDeque::new(),
+            next_id: 0,
+            backoff: Backoff::new(config.seed),
+            urgency: Urgency::Normal,
+            answers: VecDeque::new(),
+            events: VecDeque::new(),
+            can_read: false,
+            can_read_draining: false,
+        })
+    }
+
+    /// Wakes [`Lane::next`] from another thread.
+    pub fn waker(&self) -> Waker {
+        self.wake.waker()
+    }
+
+    /// Where the lane goes.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Whether a new call would be sent at once.
+    pub fn is_connected(&self) -> bool {
+        matches!(&self.state, State::Up { link, .. } if link.is_ready)
+    }
+
+    /// How long waits between attempts may grow. With results waiting a wait that is longer is cut.
+    pub fn set_urgency(&mut self, urgency: Urgency) {
+        if self.urgency == urgency {
+            return;
+        }
+        self.urgency = urgency;
+        if let (State::Waiting { until }, Urgency::ResultsWait) = (&mut self.state, urgency) {
+            let now = boottime();
+            *until = (*until).min(now + self.backoff.failed(now, urgency));
+        }
+    }
+
+    /// Connects now instead of waiting, for instance since the network changed.
+    pub fn retry_now(&mut self) {
+        if let State::Waiting { until } = &mut self.state {
+            *until = Duration::ZERO;
+        }
+    }
+
+    /// Makes a call. It waits for a connection if there is none; its time runs from now.
+    pub fn call(&mut self, request: Request) -> CallId {
+        self.next_id += 1;
+        let id = CallId(self.next_id);
+        let now = boottime();
+        if let State::Up { link, .. } = &mut self.state
+            && link.is_ready
+        {
+            link.client.call(id, request, now);
+        } else if self.queue.len() < MAX_QUEUED {
+            let deadline = now.saturating_add(request.timeout);
+            self.queue.push_back((id, request, deadline));
+        } else {
+            let words = "too many calls wait for a connection";
+            self.answers.push_back((id, Err(CallError::new(Code::ResourceExhausted, words, Processed::No))));
+        }
+        id
+    }
+
+    /// Gives a call up; it has no answer then, unless that was there already.
+    pub fn cancel(&mut self, id: CallId) {
+        let now = boottime();
+        self.queue.retain(|(queued, ..)| *queued != id);
+        if let State::Up { link, .. } = &mut self.state {
+            link.client.cancel(id, now);
+        }
+        if let Some(link) = &mut self.draining {
+            link.client.cancel(id, now);
+        }
+    }
+
+    /// Waits for what happens next, at most until this time.
+    pub fn next(&mut self, until: Instant) -> LaneEvent {
+        loop {
+            let now = boottime();
+            self.drive(now);
+            if let Some((id, result)) = self.answers.pop_front() {
+                return LaneEvent::Answer { id, result };
+            }
+            if let Some(event) = self.events.pop_front() {
+                return event;
+            }
+            if self.wake.take() {
+                return LaneEvent::Woken;
+            }
+            if now >= until {
+                return LaneEvent::TimedOut;
+            }
+            self.wait(now, until);
+        }
+    }
+
+    /// Does all that can be done without waiting.
+    fn drive(&mut self, now: Instant) {
+        self.expire_queue(now);
+        self.drive_draining(now);
+        loop {
+            self.state = match std::mem::replace(&mut self.state, State::Waiting { until: now }) {
+                State::Waiting { until } if now < until => return self.state = State::Waiting { until },
+                State::Waiting { .. } => State::Dialing(Dial::new(&self.target, self.wake.waker(), now)),
+                State::Dialing(mut dial) => match dial.advance(now) {
+                    Progress::Pending => return self.state = State::Dialing(dial),
+                    Progress::Connected(socket, peer) => self.link(socket, peer, now),
+                    Progress::Failed(reason) => self.disconnected(reason, now),
+                },
+                State::Up { link, give_up, was_ready } => match self.drive_up(link, give_up, was_ready, now) {
+                    state @ State::Up { .. } => return self.state = state,
+                    state => state,
+                },
+            };
+        }
+    }
+
+    fn link(&mut self, socket: TcpStream, peer: SocketAddr, now: Instant) -> State {
+        let transport = match (&self.tls, self.target.scheme) {
+            (Some(config), Scheme::Https) => match tls::session(config, &self.target.host) {
+                Ok(session) => Transport::Tls { socket, session: Box::new(session), host: self.target.host.clone() },
+                Err(reason) => return self.disconnected(reason, now),
+            },
+            _ => Transport::Plain(socket),
+        };
+        let client = ClientConfig {
+            scheme: self.target.scheme.as_str(),
+            authority: self.target.authority(),
+            user_agent: self.user_agent.clone(),
+            keepalive: Some(KEEPALIVE),
+        };
+        self.can_read = true;
+        let link = Box::new(Link::new(transport, Client::new(client, now), peer));
+        State::Up { link, give_up: now + HANDSHAKE_TIMEOUT, was_ready: false }
+    }
+
+    fn drive_up(&mut self, mut link: Box<Link>, give_up: Instant, was_ready: bool, now: Instant) -> State {
+        let can_read = std::mem::take(&mut self.can_read);
+        let mut driven = link.drive(now, can_read, &mut self.answers);
+        if driven.is_ok() && !link.is_ready && now >= give_up {
+            link.close(now, &mut self.answers);
+            driven = Err(format!("{} did not finish the TLS and HTTP/2 handshake in time", self.target.host));
+        }
+        if let Err(reason) = driven {
+            self.requeue(&mut link);
+            return self.disconnected(reason, now);
+        }
+        if link.is_ready && !was_ready {
+            self.backoff.connected(now);
+            self.events.push_back(LaneEvent::Connected { peer: link.peer });
+        }
+        if link.client.is_closing() {
+            self.requeue(&mut link);
+            let before = self.draining.replace(link);
+            if let Some(mut before) = before {
+                before.close(now, &mut self.answers);
+            }
+            return self.disconnected("server is closing the connection".into(), now);
+        }
+        if link.is_ready && !self.queue.is_empty() {
+            for (id, mut request, deadline) in self.queue.drain(..) {
+                request.timeout = deadline.saturating_sub(now);
+                link.client.call(id, request, now);
+            }
+            // They are written, and those that fail at once are answered.
+            if let Err(reason) = link.drive(now, false, &mut self.answers) {
+                self.requeue(&mut link);
+                return self.disconnected(reason, now);
+            }
+        }
+        let was_ready = link.is_ready;
+        State::Up { link, give_up, was_ready }
+    }
+
+    fn drive_draining(&mut self, now: Instant) {
+        let can_read = std::mem::take(&mut self.can_read_draining);
+        let Some(link) = &mut self.draining else { return };
+        // How it ends is of no interest: its calls are answered in each case.
+        if link.drive(now, can_read, &mut self.answers).is_err() {
+            self.draining = None;
+        }
+    }
+
+    /// Calls that a connection has not begun wait for the next one.
+    fn requeue(&mut self, link: &mut Link) {
+        self.queue.extend(link.client.take_waiting());
+    }
+
+    fn disconnected(&mut self, reason: String, now: Instant) -> State {
+        let until = now + self.backoff.failed(now, self.urgency);
+        self.events.push_back(LaneEvent::Disconnected { reason, retry_at: until });
+        State::Waiting { until }
+    }
+
+    fn expire_queue(&mut self, now: Instant) {
+        let answers = &mut self.answers;
+        self.queue.retain(|(id, _, deadline)| {
+            let is_late = *deadline <= now;
+            if is_late {
+                answers.push_back((*id, Err(CallError::deadline_exceeded(Processed::No))));
+            }
+            !is_late
+        });
+    }
+
+    /// The one blocking point.
+    fn wait(&mut self, now: Instant, until: Instant) {
+        let queued = self.queue.iter().map(|(_, _, deadline)| *deadline);
+        let draining = self.draining.as_ref().and_then(|link| link.client.poll_timeout());
+        let due = queued.chain(draining).chain(self.state_timeout()).chain([until]).min().unwrap_or(until);
+        let wake = Interest { fd: self.wake.as_fd(), read: true, write: false };
+        let link = match &self.state {
+            State::Waiting { .. } => None,
+            State::Dialing(dial) => dial.fd().map(|fd| Interest { fd, read: false, write: true }),
+            State::Up { link, .. } => Some(link.interest()),
+        };
+        let (has_link, has_draining) = (link.is_some(), self.draining.is_some());
+        let draining = self.draining.as_ref().map(|link| link.interest());
+        let interests: Vec<Interest<'_>> = [Some(wake), link, draining].into_iter().flatten().collect();
+        let ready = poll::wait(&interests, due.saturating_sub(now));
+        let mut ready = ready.into_iter().skip(1);
+        self.can_read = has_link && ready.next().unwrap_or(false);
+        self.can_read_draining = has_draining && ready.next().unwrap_or(false);
+    }
+
+    fn state_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Waiting { until } => Some(*until),
+            State::Dialing(dial) => Some(dial.poll_timeout()),
+            State::Up { link, give_up, .. } if !link.is_ready => Some(*give_up),
+            State::Up { link, .. } => link.client.poll_timeout(),
+        }
+    }
+}
+
+impl Drop for Lane {
+    /// Says goodbye, as far as the sockets take it without waiting.
+    fn drop(&mut self) {
+        let now = boottime();
+        if let State::Up { link, .. } = &mut self.state {
+            link.client.close(now);
+            link.close(now, &mut self.answers);
+        }
+        if let Some(link) = &mut self.draining {
+            link.close(now, &mut self.answers);
+        }
+    }
+}

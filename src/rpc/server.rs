@@ -1,0 +1,288 @@
+//! A gRPC server on one listener, for standalone mode: one thread that blocks in [`Server::next`] only.
+//!
+//! Plain TCP, since it listens on loopback. Slow, silent and too many peers are cut off.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::poll::{self, Interest};
+use super::transport::{self, Outgoing, Reading};
+use super::wake::{Wake, Waker};
+use crate::grpc::{self, Metadata, ServerConfig, Status};
+use crate::h2::{Instant, StreamId};
+use crate::sys::clock::boottime;
+
+/// Connections at once. A node has two lanes; more wait in the listener's backlog.
+const MAX_CONNECTIONS: usize = 64;
+/// A connection without calls is kept this long: it costs a slot only.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// A peer that reads nothing of what waits for it is cut off.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// After a failed accept, most likely for want of descriptors, others have time to close some.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Names a request until it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerCallId {
+    connection: u64,
+    stream: StreamId,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum ServerEvent {
+    /// A request to answer with [`Server::respond`], now or much later.
+    Request {
+        /// To answer with.
+        call: ServerCallId,
+        /// `/package.Service/Method`.
+        path: String,
+        /// Beside the message.
+        metadata: Metadata,
+        /// The message.
+        body: Vec<u8>,
+        /// When the caller gives up, if it said so.
+        deadline: Option<Instant>,
+    },
+    /// A request needs no answer any more: its caller cancelled it, has gone, or its deadline has passed.
+    Cancelled(ServerCallId),
+    /// The [`Waker`] was used.
+    Woken,
+    /// The time that was given to [`Server::next`] has come.
+    TimedOut,
+}
+
+#[derive(Debug)]
+struct Connection {
+    id: u64,
+    socket: TcpStream,
+    grpc: grpc::Server,
+    out: Outgoing,
+    can_read: bool,
+    is_blocked: bool,
+    /// When bytes last moved, either way.
+    last_progress: Instant,
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    config: ServerConfig,
+    wake: Wake,
+    connections: Vec<Connection>,
+    next_connection: u64,
+    can_accept: bool,
+    accept_after: Instant,
+    events: VecDeque<ServerEvent>,
+}
+
+impl Server {
+    /// Listens on this address, with the default limits.
+    pub fn bind(address: SocketAddr) -> io::Result<Server> {
+        Server::bind_with(address, ServerConfig::default())
+    }
+
+    /// Listens on this address.
+    pub fn bind_with(address: SocketAddr, config: ServerConfig) -> io::Result<Server> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(Server {
+            listener,
+            config,
+            wake: Wake::new()?,
+            connections: Vec::new(),
+            next_connection: 0,
+            can_accept: false,
+            accept_after: Duration::ZERO,
+            events: VecDeque::new(),
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Wakes [`Server::next`] from another thread.
+    pub fn waker(&self) -> Waker {
+        self.wake.waker()
+    }
+
+    /// Answers a request; it is sent by [`Server::next`]. An answer to one that is cancelled is dropped.
+    pub fn respond(&mut self, call: ServerCallId, result: Result<Vec<u8>, Status>) {
+        let connection = self.connections.iter_mut().find(|c| c.id == call.connection);
+        if let Some(connection) = connection {
+            connection.grpc.respond(call.stream, result, boottime());
+        }
+    }
+
+    /// Takes no new requests; connections end when those under way are answered.
+    pub fn close(&mut self) {
+        let now = boottime();
+        self.connections.iter_mut().for_each(|c| c.grpc.close(now));
+    }
+
+    /// Requests and answers under way.
+    pub fn open_calls(&self) -> usize {
+        self.connections.iter().map(|c| c.grpc.open_calls()).sum()
+    }
+
+    /// Waits for what happens next, at most until this time.
+    pub fn next(&mut self, until: Instant) -> ServerEvent {
+        loop {
+            let now = boottime();
+            self.drive(now);
+            if let Some(event) = self.events.pop_front() {
+                return event;
+            }
+            if self.wake.take() {
+                return ServerEvent::Woken;
+            }
+            if now >= until {
+                return ServerEvent::TimedOut;
+            }
+            self.wait(now, until);
+        }
+    }
+
+    fn drive(&mut self, now: Instant) {
+        if std::mem::take(&mut self.can_accept) {
+            self.accept(now);
+        }
+        let events = &mut self.events;
+        self.connections.retain_mut(|connection| connection.drive(now, events));
+    }
+
+    fn accept(&mut self, now: Instant) {
+        while self.connections.len() < MAX_CONNECTIONS {
+            let socket = match self.listener.accept() {
+                Ok((socket, _)) => socket,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.accept_after = now + ACCEPT_PAUSE,
+            };
+            if socket.set_nonblocking(true).is_err() {
+                continue;
+            }
+            // Without it answers are slower, but right.
+            let _ = socket.set_nodelay(true);
+            self.next_connection += 1;
+            self.connections.push(Connection {
+                id: self.next_connection,
+                socket,
+                grpc: grpc::Server::new(self.config.clone(), now),
+                out: Outgoing::default(),
+                can_read: true,
+                is_blocked: false,
+                last_progress: now,
+            });
+        }
+    }
+
+    /// The one blocking point.
+    fn wait(&mut self, now: Instant, until: Instant) {
+        let can_accept = self.connections.len() < MAX_CONNECTIONS && now >= self.accept_after;
+        let pause = (now < self.accept_after).then_some(self.accept_after);
+        let timeouts = self.connections.iter().map(Connection::poll_timeout);
+        let due = timeouts.chain(pause).chain([until]).min().unwrap_or(until);
+        let mut interests = vec![
+            Interest { fd: self.wake.as_fd(), read: true, write: false },
+            Interest { fd: self.listener.as_fd(), read: can_accept, write: false },
+        ];
+        interests.extend(self.connections.iter().map(|c| Interest {
+            fd: c.socket.as_fd(),
+            read: true,
+            write: c.is_blocked,
+        }));
+        let ready = poll::wait(&interests, due.saturating_sub(now));
+        self.can_accept = can_accept && ready.get(1).copied().unwrap_or(false);
+        for (connection, can_read) in self.connections.iter_mut().zip(ready.into_iter().skip(2)) {
+            connection.can_read = can_read;
+        }
+    }
+}
+
+impl Connection {
+    /// Reads, does what is due and writes, none of it waiting; false when the connection has ended.
+    fn drive(&mut self, now: Instant, events: &mut VecDeque<ServerEvent>) -> bool {
+        let read = self.read(now);
+        self.grpc.handle_timeout(now);
+        let is_open = self.take_events(events);
+        let written = self.write(now);
+        if is_open && read && written && now < self.give_up() {
+            return true;
+        }
+        self.grpc.handle_eof(now);
+        self.take_events(events);
+        false
+    }
+
+    fn read(&mut self, now: Instant) -> bool {
+        if !std::mem::take(&mut self.can_read) {
+            return true;
+        }
+        let (grpc, last_progress) = (&mut self.grpc, &mut self.last_progress);
+        let read = transport::read_plain(&mut self.socket, &mut |bytes| {
+            *last_progress = now;
+            grpc.handle_bytes(bytes, now);
+        });
+        read == Ok(Reading::Open)
+    }
+
+    fn write(&mut self, now: Instant) -> bool {
+        loop {
+            if self.out.is_empty() {
+                self.grpc.poll_transmit(&mut self.out.bytes);
+            }
+            if self.out.is_empty() {
+                self.is_blocked = false;
+                return true;
+            }
+            let before = self.out.waiting();
+            let Ok(is_done) = transport::write_plain(&mut self.socket, &mut self.out) else { return false };
+            if self.out.waiting() < before {
+                self.last_progress = now;
+            }
+            self.is_blocked = !is_done;
+            if self.is_blocked {
+                return true;
+            }
+        }
+    }
+
+    /// False when the connection has ended.
+    fn take_events(&mut self, events: &mut VecDeque<ServerEvent>) -> bool {
+        let mut is_open = true;
+        while let Some(event) = self.grpc.poll_event() {
+            let call = |stream| ServerCallId { connection: self.id, stream };
+            match event {
+                grpc::ServerEvent::Request(r) => events.push_back(ServerEvent::Request {
+                    call: call(r.id),
+                    path: r.path,
+                    metadata: r.metadata,
+                    body: r.body,
+                    deadline: r.deadline,
+                }),
+                grpc::ServerEvent::Cancelled { id } => events.push_back(ServerEvent::Cancelled(call(id))),
+                grpc::ServerEvent::Closed { .. } => is_open = false,
+            }
+        }
+        is_open
+    }
+
+    /// When a silent peer is cut off. While calls run silence is allowed: long polls are silent.
+    fn give_up(&self) -> Instant {
+        match (self.is_blocked, self.grpc.open_calls()) {
+            (true, _) => self.last_progress + WRITE_TIMEOUT,
+            (false, 0) => self.last_progress + IDLE_TIMEOUT,
+            (false, _) => Duration::MAX,
+        }
+    }
+
+    fn poll_timeout(&self) -> Instant {
+        self.grpc.poll_timeout().map_or(self.give_up(), |at| at.min(self.give_up()))
+    }
+}

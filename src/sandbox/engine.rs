@@ -1,0 +1,216 @@
+//! The engine as a whole: whether it can be used, what its event stream says of our containers, and what is left over.
+//!
+//! One thread, `engine-events`. It is released by [`EngineWatch::release`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::{info, warn};
+
+use super::naming::{Identity, LABEL_ROLE, attempt_of};
+use crate::docker::{Docker, EngineFacts, Error, EventFilter, Stop};
+use crate::node::id::AttemptKey;
+use crate::node::snapshot::EngineView;
+
+/// Longest pause between two tries at an engine that does not answer (fault matrix row 24).
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// First pause.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// One HTTP exchange and one line of an event at a time.
+const STACK_BYTES: usize = 512 << 10;
+
+/// What the watch tells.
+pub enum EngineNews {
+    /// Usable or not.
+    View(EngineView),
+    /// Something happened to an attempt's container.
+    Container(AttemptKey),
+}
+
+/// What the watch needs to know of the node.
+pub struct Hooks {
+    /// Tells news; may wait.
+    pub tell: Box<dyn Fn(EngineNews) + Send>,
+    /// Whether the node still has use for what an attempt has at the engine.
+    pub is_held: Box<dyn Fn(&AttemptKey) -> bool + Send>,
+}
+
+/// The running watch.
+pub struct EngineWatch {
+    stop: Stop,
+    ended: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl EngineWatch {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn start(docker: &Docker, identity: Identity, hooks: Hooks) -> io::Result<Self> {
+        let stop = Stop::new();
+        let (ended, end) = bounded(1);
+        let watcher = Watcher { docker: docker.with_stop(&stop), identity, hooks, end };
+        let thread = thread::Builder::new()
+            .name("engine-events".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || watcher.run())?;
+        Ok(Self { stop, ended, thread })
+    }
+
+    /// Ends the thread and waits for it.
+    pub fn release(self) {
+        self.stop.stop();
+        drop(self.ended);
+        if self.thread.join().is_err() {
+            warn!("the engine watch ended by a panic");
+        }
+    }
+}
+
+struct Watcher {
+    docker: Docker,
+    identity: Identity,
+    hooks: Hooks,
+    end: Receiver<()>,
+}
+
+impl Watcher {
+    fn run(self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.watch() {
+                Err(Error::Stopped) => return,
+                Err(error) => self.tell_unusable(&error.to_string()),
+                Ok(true) => pause = FIRST_PAUSE,
+                Ok(false) => {}
+            }
+            match self.end.recv_timeout(pause) {
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => pause = (pause * 2).min(MAX_PAUSE),
+                _ => return,
+            }
+        }
+    }
+
+    fn tell_unusable(&self, detail: &str) {
+        (self.hooks.tell)(EngineNews::View(EngineView { detail: detail.to_owned(), ..EngineView::default() }));
+    }
+
+    /// One life of the engine, as long as its event stream holds; whether it was usable.
+    fn watch(&self) -> Result<bool, Error> {
+        self.docker.ping()?;
+        let facts = self.docker.facts()?;
+        if let Err(reason) = can_hold(&facts) {
+            self.tell_unusable(&reason);
+            return Ok(false);
+        }
+        let filter = EventFilter { labels: vec![self.identity.filter()], since_ns: None };
+        let events = self.docker.events(&filter)?;
+        // Whatever happened before the stream was open is found by looking.
+        self.sweep()?;
+        (self.hooks.tell)(EngineNews::View(view(&facts)));
+        for event in events {
+            let event = event?;
+            if let Some(key) = attempt_of(&event.labels) {
+                (self.hooks.tell)(EngineNews::Container(key));
+            }
+        }
+        self.tell_unusable("the engine closed its event stream");
+        Ok(true)
+    }
+
+    /// Wakes every attempt that has a container, and removes what belongs to none.
+    fn sweep(&self) -> Result<(), Error> {
+        let filter = self.identity.filter();
+        for container in self.docker.list_containers(&[&filter])? {
+            match self.holder(&container.labels) {
+                Some(key) if is_task(&container.labels) => (self.hooks.tell)(EngineNews::Container(key)),
+                Some(_) => {}
+                None => self.sweep_away("container", &container.id, self.docker.remove_container(&container.id)),
+            }
+        }
+        for volume in self.docker.list_volumes(&[&filter])? {
+            if self.holder(&volume.labels).is_none() {
+                self.sweep_away("volume", &volume.name, self.docker.remove_volume(&volume.name));
+            }
+        }
+        for network in self.docker.list_networks(&[&filter])? {
+            if self.holder(&network.labels).is_none() {
+                self.sweep_away("network", &network.id, self.docker.remove_network(&network.id));
+            }
+        }
+        Ok(())
+    }
+
+    fn holder(&self, labels: &BTreeMap<String, String>) -> Option<AttemptKey> {
+        attempt_of(labels).filter(|key| (self.hooks.is_held)(key))
+    }
+
+    fn sweep_away<T>(&self, what: &str, name: &str, result: Result<T, Error>) {
+        match result {
+            Ok(_) => info!("removed the left-over {what} {name}"),
+            Err(error) => warn!("can't remove the left-over {what} {name}: {error}"),
+        }
+    }
+}
+
+fn is_task(labels: &BTreeMap<String, String>) -> bool {
+    labels.get(LABEL_ROLE).is_some_and(|role| role == "task")
+}
+
+/// Whether the engine can hold what the sandbox asks for; what it lacks and how to mend it, if not.
+fn can_hold(facts: &EngineFacts) -> Result<(), String> {
+    let lacks = |what: &str, mend: &str| Err(format!("engine {} can't limit {what}: {mend}", facts.version));
+    if facts.os != "linux" {
+        return Err(format!("the engine runs {} containers; switch it to Linux containers", facts.os));
+    }
+    if !facts.memory_limit {
+        return lacks("memory", "enable the memory cgroup (on a Raspberry Pi: cgroup_enable=memory in cmdline.txt)");
+    }
+    if !facts.cpu_quota {
+        return lacks("CPU time", "the kernel needs CONFIG_CFS_BANDWIDTH");
+    }
+    if !facts.pids_limit {
+        return lacks("processes", "the kernel needs the pids cgroup");
+    }
+    Ok(())
+}
+
+fn view(facts: &EngineFacts) -> EngineView {
+    let rootless = if facts.rootless { ", rootless" } else { "" };
+    EngineView {
+        is_usable: true,
+        detail: format!(
+            "engine {} (API {}, cgroup v{}, {}{rootless})",
+            facts.version, facts.api, facts.cgroup_version, facts.storage_driver
+        ),
+        version: facts.version.clone(),
+        api_version: facts.api.clone(),
+        cgroup_version: u32::from(facts.cgroup_version),
+        is_rootless: facts.rootless,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_an_engine_lacks() {
+        let good = EngineFacts {
+            version: "20.10.24".to_owned(),
+            os: "linux".to_owned(),
+            memory_limit: true,
+            cpu_quota: true,
+            pids_limit: true,
+            ..EngineFacts::default()
+        };
+        assert_eq!(can_hold(&good), Ok(()));
+        let without_memory = EngineFacts { memory_limit: false, ..good.clone() };
+        assert!(can_hold(&without_memory).unwrap_err().contains("cgroup_enable=memory"));
+        assert!(can_hold(&EngineFacts { os: "windows".to_owned(), ..good }).unwrap_err().contains("Linux containers"));
+    }
+}

@@ -1,0 +1,120 @@
+//! After the container's end: output files into the spool, the final report, and nothing left at the engine.
+
+use std::io;
+use std::time::Duration;
+
+use super::body::{WORK_FOLDER, note_limit_reached};
+use super::collect::{Collection, roots};
+use super::step::Step;
+use super::task::{Ended, Task};
+use crate::docker::{Change, Docker, Error, Stop};
+use crate::node::order::TaskNews;
+use crate::node::record::{FinalReport, Outcome, Phase};
+use crate::store::StreamWriter;
+
+/// Between two pieces of an archive.
+const ARCHIVE_IDLE: Duration = Duration::from_secs(120);
+/// Tries to remove what the engine says is in use: a mount may linger for a moment.
+const MAX_REMOVALS: u32 = 20;
+
+impl Task {
+    /// Reads the output files and makes the report. Whatever fails here is said in the report, which is made anyway; only
+    /// an order to leave ends it, and the next start of the worker collects again.
+    pub fn collect(&self, ended: Ended) -> Step<FinalReport> {
+        self.tell(TaskNews::Phase(Phase::Collecting, String::new()));
+        let limit = self.spec.max_output_bytes.min(self.spec.disk_bytes);
+        let mut collection = Collection::new(&self.spec.outputs, limit);
+        if ended.has_container && ended.outcome != Outcome::Superseded {
+            for root in roots(&self.spec.outputs) {
+                collection = self.take_root(collection, root)?;
+            }
+        }
+        let (outputs, cut) = collection.into_parts();
+        let mut report = FinalReport {
+            outcome: ended.outcome,
+            exit_code: ended.exit_code,
+            reason: ended.reason,
+            usage: ended.usage,
+            duration_ms: u64::try_from(ended.duration.as_millis()).unwrap_or(u64::MAX),
+            image_digest: self.marks.image_digest.clone().unwrap_or_default(),
+            outputs,
+            cut,
+            streams: self.context.store.outbox().stream_ends(&self.spec.key),
+            tail: ended.tail.bytes(),
+        };
+        if report.outcome == Outcome::OutOfMemory {
+            note_limit_reached(&mut report, &self.spec);
+        }
+        Ok(report)
+    }
+
+    /// One folder or file below the work folder, on a helper thread.
+    fn take_root(&self, mut collection: Collection, root: String) -> Step<Collection> {
+        let (name, key, store) = (self.name.clone(), self.spec.key.clone(), self.context.store.clone());
+        self.call_unless(&|| self.leave_order(), &Stop::new(), move |docker| {
+            let path = if root.is_empty() { WORK_FOLDER.to_owned() } else { format!("{WORK_FOLDER}/{root}") };
+            let mut open = |stream| store.output_writer(&key, stream).map(Sink);
+            let result = match docker.get_archive(&name, &path, ARCHIVE_IDLE) {
+                Ok(archive) => collection.take(archive, &root, &mut open, &mut Sink::finish),
+                Err(error) if error.is_not_found() => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = result {
+                collection.cut(format!("{root}: not all of it could be read: {error}"));
+            }
+            collection
+        })
+    }
+
+    /// Removes container, helper and volume; what could not be, in words. Tries until the engine answers.
+    pub fn clean(&self) -> Option<String> {
+        let helper = format!("{}-owner", self.name);
+        let removals = [
+            self.remove(&|docker| docker.remove_container(&self.name)),
+            self.remove(&|docker| docker.remove_container(&helper)),
+            self.remove(&|docker| docker.remove_volume(&self.name)),
+        ];
+        let troubles: Vec<String> = removals.into_iter().filter_map(Result::err).collect();
+        (!troubles.is_empty()).then(|| troubles.join("; "))
+    }
+
+    fn remove(&self, remove: &dyn Fn(&Docker) -> Result<Change, Error>) -> Result<(), String> {
+        let mut pause = Duration::from_millis(100);
+        for attempt in 1.. {
+            match remove(&self.context.docker) {
+                Ok(_) => return Ok(()),
+                Err(error) if attempt >= MAX_REMOVALS => return Err(error.to_string()),
+                Err(error) if self.desired.latest().must_leave => return Err(error.to_string()),
+                Err(_) => {}
+            }
+            // The stop order that may stand has been carried out: only an order to leave cuts this short, at the next try.
+            let _ = self.wake.recv_timeout(pause);
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+        Ok(())
+    }
+}
+
+/// An output file on its way into the spool.
+struct Sink(StreamWriter);
+
+impl io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let appended = self.0.append(bytes)?;
+        if appended < bytes.len() as u64 {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the node's disk is full"));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink {
+    fn finish(self) -> io::Result<()> {
+        self.0.close();
+        Ok(())
+    }
+}

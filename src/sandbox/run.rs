@@ -1,0 +1,424 @@
+//! The running container: started, looked at, stopped, and its end noticed.
+
+use std::time::Duration;
+
+use crossbeam_channel::{after, never, select};
+
+use super::body::check_read_back;
+use super::capture::{Capture, CaptureEnd, Tail, Writers};
+use super::step::{Break, Step, fault};
+use super::task::{Ended, Task};
+use super::verdict::{Circumstances, KILLED, judge, parse_time};
+use crate::docker::{ContainerInspect, CreateBody, Error, Stats, Stop};
+use crate::node::order::{Look, TaskNews};
+use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
+
+/// Between two looks at a container that has run for a while.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Looks come closer at first, so that the figures of a short task are not empty.
+const EARLY_LOOKS: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(600), Duration::from_secs(1)];
+/// Until this age a container is looked at each second.
+const EARLY_AGE: Duration = Duration::from_secs(30);
+/// Output may still be in the pipes when the container has ended. It is waited for while it flows.
+const DRAIN_IDLE: Duration = Duration::from_secs(5);
+/// Looks at a container that was killed by somebody, to tell whether it is being removed ...
+const REMOVAL_LOOKS: u32 = 5;
+/// ... and the pause between them.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
+/// Share of the memory limit over which the owner is told.
+const MEMORY_ALERT_PERCENT: u64 = 90;
+
+/// A container that runs, and all that its thread knows of it.
+pub struct Run {
+    capture: Option<Capture>,
+    idle_writers: Option<Writers>,
+    tail: Tail,
+    started: Duration,
+    /// Frozen since.
+    paused_at: Option<Duration>,
+    circumstances: Circumstances,
+    /// When SIGKILL is due; absent before SIGTERM and after SIGKILL.
+    kill_at: Option<Duration>,
+    looks: usize,
+    next_look: Duration,
+    seen_engine_news: u64,
+    last_stats: Option<(Duration, Stats)>,
+    usage: Usage,
+    has_memory_alert: bool,
+}
+
+impl Run {
+    fn new(started: Duration, now: Duration) -> Self {
+        Self {
+            capture: None,
+            idle_writers: None,
+            tail: Tail::default(),
+            started,
+            paused_at: None,
+            circumstances: Circumstances::default(),
+            kill_at: None,
+            looks: 0,
+            next_look: now + EARLY_LOOKS[0],
+            seen_engine_news: 0,
+            last_stats: None,
+            usage: Usage::default(),
+            has_memory_alert: false,
+        }
+    }
+}
+
+/// Whether the container still runs.
+enum Sight {
+    Runs,
+    Ended(Box<ContainerInspect>),
+    Gone,
+}
+
+impl Task {
+    /// Attaches, then starts: not a byte of output is before the attachment.
+    pub fn launch(&mut self, body: &CreateBody) -> Step<Run> {
+        let writers = self.writers()?;
+        let mut run = Run::new((self.context.clock)(), (self.context.clock)());
+        self.attach(&mut run, writers)?;
+        let name = self.name.clone();
+        let started = self.call(&Stop::new(), move |docker| docker.start_container(&name));
+        let result = match started {
+            Ok(Ok(_)) => self.read_back(body),
+            Ok(Err(error)) => Err(fault(&error)),
+            Err(interruption) => Err(interruption),
+        };
+        if let Err(reason) = result {
+            self.end_capture(&mut run, Duration::ZERO);
+            return Err(reason);
+        }
+        run.started = (self.context.clock)();
+        self.mark_start(run.started);
+        self.tell(TaskNews::Phase(Phase::Running, String::new()));
+        Ok(run)
+    }
+
+    /// After a restart of the worker: takes over what is at the engine. `None`: nothing had begun to run.
+    pub fn adopt(&mut self) -> Step<Option<Run>> {
+        let name = self.name.clone();
+        let found = match self.engine(move |docker| docker.inspect_container(&name))? {
+            Ok(found) if self.is_ours(&found.config.labels) => found,
+            Ok(_) => return Ok(None),
+            Err(error) if error.is_not_found() && self.marks.started_boot_ms.is_none() => return Ok(None),
+            Err(error) if error.is_not_found() => {
+                let reason = "the container was gone when the worker came back".to_owned();
+                return Err(Break::End(Outcome::NodeFault, reason));
+            }
+            Err(error) => return Err(fault(&error)),
+        };
+        if found.state.started_at.is_empty() || parse_time(&found.state.started_at).is_none() {
+            return Ok(None);
+        }
+        let now = (self.context.clock)();
+        let is_same_boot = self.marks.boot_id.as_ref() == Some(&self.context.boot_id);
+        let started = self.marks.started_boot_ms.filter(|_| is_same_boot).map_or(now, Duration::from_millis);
+        let mut run = Run::new(started, now);
+        run.next_look = now;
+        let writers = self.writers()?;
+        self.tell(TaskNews::Note(
+            "the worker was restarted: output of the time between is missing from the streams".to_owned(),
+        ));
+        if found.state.running {
+            self.attach(&mut run, writers)?;
+            self.tell(TaskNews::Phase(Phase::Running, "adopted after a restart of the worker".to_owned()));
+        } else {
+            run.idle_writers = Some(writers);
+        }
+        Ok(Some(run))
+    }
+
+    fn mark_start(&mut self, started: Duration) {
+        let boot_id = self.context.boot_id.clone();
+        self.mark(|marks| {
+            marks.boot_id = Some(boot_id);
+            marks.started_boot_ms = u64::try_from(started.as_millis()).ok();
+        });
+    }
+
+    fn writers(&self) -> Step<Writers> {
+        let open = |stream| {
+            self.context
+                .store
+                .writer(&self.spec.key, stream)
+                .map_err(|error| Break::End(Outcome::NodeFault, format!("can't write the output: {error}")))
+        };
+        Ok(Writers { stdout: open(STDOUT)?, stderr: open(STDERR)? })
+    }
+
+    fn attach(&self, run: &mut Run, writers: Writers) -> Step<()> {
+        let (name, stop) = (self.name.clone(), Stop::new());
+        let stream = self.call(&stop, move |docker| docker.attach(&name))?.map_err(|error| fault(&error))?;
+        let thread = format!("output-{}", self.number);
+        let capture = Capture::start(thread, stream, stop, writers, run.tail.clone())
+            .map_err(|error| Break::End(Outcome::NodeFault, format!("can't start a thread: {error}")))?;
+        run.capture = Some(capture);
+        Ok(())
+    }
+
+    fn read_back(&self, body: &CreateBody) -> Step<()> {
+        let name = self.name.clone();
+        let found = self.engine(move |docker| docker.inspect_container(&name))?.map_err(|error| fault(&error))?;
+        check_read_back(&body.host_config, &found.host_config).map_err(|what| Break::End(Outcome::NodeFault, what))
+    }
+
+    /// Until the container has ended, then its result.
+    pub fn follow(&mut self, mut run: Run) -> Step<FinalReport> {
+        let end = loop {
+            if let Some(end) = self.turn(&mut run)? {
+                break end;
+            }
+        };
+        let ended = self.conclude(run, end);
+        self.collect(ended)
+    }
+
+    /// One round: what is wanted, what is due, what is seen; then a wait. The end, if there is one.
+    fn turn(&mut self, run: &mut Run) -> Step<Option<Sight>> {
+        let desired = self.desired.latest();
+        if desired.must_leave {
+            self.end_capture(run, Duration::ZERO);
+            return Err(Break::Leave);
+        }
+        let now = (self.context.clock)();
+        if let Some(order) = &desired.stop {
+            let grace = order.max_grace.map_or(self.spec.grace, |max| max.min(self.spec.grace));
+            self.begin_stop(run, order.outcome, &order.reason, grace);
+        } else if now >= self.timeout_at(run, now) {
+            let reason = format!("ran longer than {} s", self.spec.timeout.as_secs_f64());
+            self.begin_stop(run, Outcome::TimedOut, &reason, self.spec.grace);
+        } else {
+            self.freeze(run, desired.is_paused, now);
+        }
+        if run.kill_at.is_some_and(|at| now >= at) {
+            run.kill_at = None;
+            self.signal("SIGKILL");
+        }
+        let has_news = desired.engine_news != run.seen_engine_news;
+        run.seen_engine_news = desired.engine_news;
+        if has_news || now >= run.next_look {
+            match self.look(run, now) {
+                Sight::Runs => {}
+                end => return Ok(Some(end)),
+            }
+        }
+        self.rest(run, now);
+        Ok(None)
+    }
+
+    fn timeout_at(&self, run: &Run, now: Duration) -> Duration {
+        let frozen = run.paused_at.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        run.started + self.spec.timeout + Duration::from_millis(self.marks.paused_ms) + frozen
+    }
+
+    fn begin_stop(&self, run: &mut Run, outcome: Outcome, reason: &str, grace: Duration) {
+        if run.circumstances.stopping.is_some() {
+            return;
+        }
+        self.tell(TaskNews::Phase(Phase::Stopping, reason.to_owned()));
+        run.circumstances.stopping = Some((outcome, reason.to_owned()));
+        run.kill_at = Some((self.context.clock)() + grace);
+        self.signal("SIGTERM");
+        if run.paused_at.take().is_some() {
+            // A frozen process sees no signal.
+            self.tell_failure("unpause", self.context.quick_docker.unpause_container(&self.name));
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        match self.context.quick_docker.kill_container(&self.name, signal) {
+            Err(error) if error.is_not_found() || error.is_conflict() => {}
+            result => self.tell_failure(signal, result),
+        }
+    }
+
+    fn tell_failure(&self, what: &str, result: Result<(), Error>) {
+        if let Err(error) = result {
+            self.tell(TaskNews::Alert(format!("{what} failed: {error}")));
+        }
+    }
+
+    fn freeze(&mut self, run: &mut Run, is_wanted: bool, now: Duration) {
+        let docker = &self.context.quick_docker;
+        match (run.paused_at, is_wanted) {
+            (None, true) if docker.pause_container(&self.name).is_ok() => {
+                run.paused_at = Some(now);
+                self.tell(TaskNews::Phase(Phase::Paused, "paused by the node".to_owned()));
+            }
+            (Some(since), false) if docker.unpause_container(&self.name).is_ok() => {
+                run.paused_at = None;
+                let frozen = millis(now.saturating_sub(since));
+                self.mark(|marks| marks.paused_ms = marks.paused_ms.saturating_add(frozen));
+                self.tell(TaskNews::Phase(Phase::Running, String::new()));
+            }
+            _ => {}
+        }
+    }
+
+    fn look(&mut self, run: &mut Run, now: Duration) -> Sight {
+        run.looks += 1;
+        let age = now.saturating_sub(run.started);
+        run.next_look = match EARLY_LOOKS.get(run.looks) {
+            Some(at) => now.max(run.started + *at),
+            None if age < EARLY_AGE => now + Duration::from_secs(1),
+            None => now + LOOK_EVERY,
+        };
+        let docker = self.context.quick_docker.clone();
+        match docker.inspect_container(&self.name) {
+            Ok(found) if !found.state.running => return Sight::Ended(Box::new(found)),
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => return Sight::Gone,
+            Err(error) => {
+                run.circumstances.was_engine_away |= error.is_unreachable();
+                self.tell(TaskNews::Detail(format!("waits for the engine: {error}")));
+                return Sight::Runs;
+            }
+        }
+        if run.capture.is_none()
+            && let Some(writers) = run.idle_writers.take()
+        {
+            self.tell(TaskNews::Note("attached again: output since the engine was away is missing".to_owned()));
+            if self.attach(run, writers).is_err() {
+                self.tell(TaskNews::Detail("can't attach to the output".to_owned()));
+            }
+        }
+        if let Ok(stats) = docker.stats(&self.name) {
+            self.note_usage(run, now, stats);
+        }
+        Sight::Runs
+    }
+
+    fn note_usage(&self, run: &mut Run, now: Duration, stats: Stats) {
+        let memory = stats.memory.unwrap_or(run.usage.memory_bytes);
+        run.usage = Usage {
+            cpu_ms: stats.cpu_total_ns.map_or(run.usage.cpu_ms, |ns| run.usage.cpu_ms.max(ns / 1_000_000)),
+            memory_bytes: memory,
+            peak_memory_bytes: run.usage.peak_memory_bytes.max(memory),
+            pids: stats.pids.unwrap_or(0),
+            disk_read_bytes: stats.block_read,
+            disk_written_bytes: stats.block_write,
+        };
+        let cpu_percent = run.last_stats.as_ref().and_then(|(at, before)| {
+            let used = stats.cpu_total_ns?.checked_sub(before.cpu_total_ns?)?;
+            let passed = now.saturating_sub(*at).as_nanos() as f64;
+            (passed > 0.0).then(|| 100.0 * used as f64 / passed)
+        });
+        let is_high = memory.saturating_mul(100) >= self.spec.memory_bytes.saturating_mul(MEMORY_ALERT_PERCENT);
+        if is_high && !run.has_memory_alert {
+            self.tell(TaskNews::Alert(format!("uses {MEMORY_ALERT_PERCENT} % of its memory limit")));
+        }
+        run.has_memory_alert = is_high;
+        let frozen = Duration::from_millis(self.marks.paused_ms);
+        self.tell(TaskNews::Usage(Look {
+            usage: run.usage,
+            cpu_percent,
+            running_ms: millis(now.saturating_sub(run.started).saturating_sub(frozen)),
+            tail: run.tail.text(),
+        }));
+        run.last_stats = Some((now, stats));
+    }
+
+    /// Waits for a wish, the end of the output, or the next thing that is due.
+    fn rest(&self, run: &mut Run, now: Duration) {
+        let timeout = match run.circumstances.stopping {
+            None if run.paused_at.is_none() => self.timeout_at(run, now),
+            _ => Duration::MAX,
+        };
+        let due = run.next_look.min(run.kill_at.unwrap_or(Duration::MAX)).min(timeout);
+        let silent = never();
+        let ended = run.capture.as_ref().map_or(&silent, |capture| &capture.ended);
+        let end = select! {
+            recv(self.wake) -> _ => None,
+            recv(ended) -> end => end.ok(),
+            recv(after(due.saturating_sub(now))) -> _ => None,
+        };
+        if let Some(CaptureEnd { writers, error }) = end {
+            run.capture = None;
+            run.idle_writers = Some(writers);
+            if let Some(error) = error {
+                run.circumstances.was_engine_away = true;
+                self.tell(TaskNews::Detail(format!("the output broke off: {error}")));
+            }
+            // The end of the output is most often the container's own.
+            run.next_look = now;
+        }
+    }
+
+    /// Lets the capture come to its end for as long as output flows, then closes the streams.
+    fn end_capture(&self, run: &mut Run, patience: Duration) {
+        if let Some(capture) = run.capture.take() {
+            let mut total = run.tail.total();
+            let end = loop {
+                if let Ok(end) = capture.ended.recv_timeout(patience) {
+                    break Some(end);
+                }
+                if patience.is_zero() || run.tail.total() == total {
+                    capture.release();
+                    break capture.ended.recv().ok();
+                }
+                total = run.tail.total();
+            };
+            run.idle_writers = end.map(|end| end.writers);
+        }
+        if let Some(Writers { stdout, stderr }) = run.idle_writers.take() {
+            let dropped = stdout.dropped() + stderr.dropped();
+            if dropped > 0 {
+                self.tell(TaskNews::Note(format!("{dropped} bytes of output were dropped: over the log budget")));
+            }
+            stdout.close();
+            stderr.close();
+        }
+    }
+
+    fn conclude(&self, mut run: Run, end: Sight) -> Ended {
+        self.end_capture(&mut run, DRAIN_IDLE);
+        let now = (self.context.clock)();
+        let frozen = Duration::from_millis(self.marks.paused_ms);
+        let measured = now.saturating_sub(run.started).saturating_sub(frozen);
+        let ended = Ended {
+            outcome: Outcome::Cancelled,
+            reason: "the container was removed from outside the worker".to_owned(),
+            exit_code: None,
+            usage: run.usage,
+            duration: measured,
+            tail: run.tail.clone(),
+            has_container: false,
+        };
+        let Sight::Ended(found) = end else { return ended };
+        if self.is_being_removed(&run.circumstances, &found) {
+            return ended;
+        }
+        let (outcome, reason) = judge(&found.state, &run.circumstances);
+        let told = parse_time(&found.state.finished_at).zip(parse_time(&found.state.started_at));
+        let duration = told.and_then(|(finished, started)| finished.checked_sub(started));
+        let duration = duration.map_or(measured, |nanos| Duration::from_nanos(nanos).saturating_sub(frozen));
+        Ended { outcome, reason, exit_code: Some(found.state.exit_code), duration, has_container: true, ..ended }
+    }
+}
+
+impl Task {
+    /// `docker rm -f` kills first and removes then: between the two it looks like a task that was killed.
+    fn is_being_removed(&self, circumstances: &Circumstances, found: &ContainerInspect) -> bool {
+        if circumstances.stopping.is_some() || found.state.oom_killed || found.state.exit_code != KILLED {
+            return false;
+        }
+        for _ in 0..REMOVAL_LOOKS {
+            match self.context.quick_docker.inspect_container(&self.name) {
+                Err(error) if error.is_not_found() => return true,
+                Ok(found) if found.state.status == "removing" => return true,
+                _ => {}
+            }
+            // Any wish can wait for this long.
+            let _ = self.wake.recv_timeout(REMOVAL_PAUSE);
+        }
+        false
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,103 @@
+//! From what the engine says about an ended container to an outcome: pure.
+
+use crate::docker::ContainerState;
+use crate::node::record::Outcome;
+
+/// Exit code after SIGKILL: 128 and the signal's number.
+pub const KILLED: i64 = 137;
+
+/// What the worker itself had done or seen by the time the container ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Circumstances {
+    /// It was being stopped, for this outcome and reason.
+    pub stopping: Option<(Outcome, String)>,
+    /// The engine could not be reached for a while since the start.
+    pub was_engine_away: bool,
+}
+
+/// Outcome and reason of a container that ended.
+pub fn judge(state: &ContainerState, circumstances: &Circumstances) -> (Outcome, String) {
+    if let Some((outcome, reason)) = &circumstances.stopping {
+        return (*outcome, reason.clone());
+    }
+    if state.oom_killed {
+        let code = state.exit_code;
+        return (Outcome::OutOfMemory, format!("the kernel killed a process of it for memory; exit code {code}"));
+    }
+    if state.exit_code == KILLED && circumstances.was_engine_away {
+        return (Outcome::NodeFault, "lost to the engine's restart".to_owned());
+    }
+    match state.exit_code {
+        0 if state.error.is_empty() => (Outcome::Succeeded, String::new()),
+        0 => (Outcome::NodeFault, state.error.clone()),
+        code @ 129..=192 => (Outcome::Failed, format!("ended by signal {}", code - 128)),
+        code => (Outcome::Failed, format!("exit code {code}")),
+    }
+}
+
+/// Nanoseconds since 1970 of an RFC 3339 time in UTC, as the engine writes it; `None` for its zero time and for
+/// anything else.
+pub fn parse_time(text: &str) -> Option<u64> {
+    let digits = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
+    let (year, month, day) = (digits(0..4)?, digits(5..7)?, digits(8..10)?);
+    let (hour, minute, second) = (digits(11..13)?, digits(14..16)?, digits(17..19)?);
+    let rest = text.get(19..)?.strip_suffix('Z')?;
+    let nanos = match rest.strip_prefix('.') {
+        Some(fraction) if (1..=9).contains(&fraction.len()) => format!("{fraction:0<9}").parse().ok()?,
+        Some(_) => return None,
+        None if rest.is_empty() => 0,
+        None => return None,
+    };
+    if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    // Days from the civil calendar, with years that begin in March, so that the leap day is the last.
+    let shifted_year = if month <= 2 { year - 1 } else { year };
+    let shifted_month = (month + 9) % 12;
+    let era_days = 365 * shifted_year + shifted_year / 4 - shifted_year / 100 + shifted_year / 400;
+    let days = era_days + (153 * shifted_month + 2) / 5 + day - 1 - 719_468;
+    let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+    u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?.checked_add(nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(exit_code: i64, oom_killed: bool) -> ContainerState {
+        ContainerState { exit_code, oom_killed, ..ContainerState::default() }
+    }
+
+    #[test]
+    fn tells_the_tasks_fault_from_the_nodes() {
+        let alone = Circumstances::default();
+        let cancelled = Circumstances { stopping: Some((Outcome::Cancelled, "c".to_owned())), ..alone.clone() };
+        let away = Circumstances { was_engine_away: true, ..alone.clone() };
+        let cases = [
+            (ended(0, false), &alone, Outcome::Succeeded),
+            (ended(3, false), &alone, Outcome::Failed),
+            (ended(0, true), &alone, Outcome::OutOfMemory),
+            (ended(137, true), &alone, Outcome::OutOfMemory),
+            (ended(137, false), &alone, Outcome::Failed),
+            (ended(137, false), &away, Outcome::NodeFault),
+            (ended(7, false), &away, Outcome::Failed),
+            (ended(137, false), &cancelled, Outcome::Cancelled),
+            (ended(0, false), &cancelled, Outcome::Cancelled),
+        ];
+        for (state, circumstances, outcome) in cases {
+            assert_eq!(judge(&state, circumstances).0, outcome, "{state:?} {circumstances:?}");
+        }
+        assert_eq!(judge(&ended(139, false), &alone).1, "ended by signal 11");
+    }
+
+    #[test]
+    fn reads_the_engines_times() {
+        // By date -d ... +%s.
+        assert_eq!(parse_time("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(parse_time("2026-11-24T04:02:23.432335524Z"), Some(1_795_492_943_432_335_524));
+        assert_eq!(parse_time("2024-02-29T23:59:59.5Z"), Some(1_709_251_199_500_000_000));
+        for text in ["", "0001-01-01T00:00:00Z", "2026-11-24", "2026-13-24T04:02:23Z", "2026-11-24T04:02:23+01:00"] {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
+    }
+}

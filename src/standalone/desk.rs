@@ -1,0 +1,243 @@
+//! The master's desk: submit, watch, read, fetch and cancel, for the control socket. Any thread may use it.
+//!
+//! The lock is held for decisions and for the write of a submission, never while a stream is read.
+
+use std::io::Read;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use ring::digest::{SHA256, digest};
+
+use super::archive;
+use super::attempt::{Attempt, Place};
+use super::convert;
+use super::core::Core;
+use super::date::date;
+use super::fail::Fail;
+use super::gate::hex;
+use super::parts::{Part, Parts};
+use crate::config::taskfile::TaskFile;
+use crate::grpc::Code;
+use crate::monitor::{LogPart, OutputContent, SubmissionView, Submissions, SubmitError};
+use crate::node::id::{AttemptKey, Id};
+use crate::node::offer::Offer;
+use crate::node::record::{STDERR, STDOUT};
+use crate::node::spec::{FieldError, SpecDefaults, TaskSpec};
+use crate::rpc::Waker;
+use crate::sys::clock::boottime;
+
+/// Most that one look at a stream returns.
+pub const MAX_READ_BYTES: usize = 4 << 20;
+/// Tries to make a name that is not taken; each has four random bytes.
+const NAME_TRIES: usize = 4;
+
+/// What the desk and the master's thread share.
+pub(super) struct Shared {
+    core: Mutex<Core>,
+    changed: Condvar,
+    /// The clock's time of the core's zero.
+    pub(super) started: Duration,
+}
+
+impl Shared {
+    pub(super) fn new(core: Core, started: Duration) -> Self {
+        Self { core: Mutex::new(core), changed: Condvar::new(), started }
+    }
+
+    /// The core's time.
+    pub(super) fn now(&self) -> Duration {
+        boottime().saturating_sub(self.started)
+    }
+
+    /// A thread that panicked has left each attempt whole: changes come after their write, one assignment each.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes those who wait for a change.
+    pub(super) fn tell(&self) {
+        self.changed.notify_all();
+    }
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Desk {
+    pub(super) shared: Arc<Shared>,
+    pub(super) waker: Waker,
+}
+
+impl Desk {
+    /// Queues a task after the checks that a node makes.
+    ///
+    /// # Errors
+    /// Names the field that is wrong.
+    pub fn submit_offer(&self, offer: Offer) -> Result<AttemptKey, SubmitError> {
+        let spec = TaskSpec::check(&offer, &SpecDefaults::default()).map_err(field_error)?;
+        let assignment = convert::assignment(offer).encode_to_vec();
+        self.submit_raw(&spec.key, &assignment).map_err(|fail| SubmitError {
+            field: if fail.code == Code::InvalidArgument { "name".to_owned() } else { String::new() },
+            message: fail.message,
+        })?;
+        Ok(spec.key)
+    }
+
+    /// Queues bytes as they are under this key, for instance to see what a node says to wrong ones.
+    ///
+    /// # Errors
+    /// The key is taken by this or a later attempt, the queue is full, or the disk refuses.
+    pub fn submit_raw(&self, key: &AttemptKey, assignment: &[u8]) -> Result<(), Fail> {
+        self.shared.lock().submit(key, assignment, self.shared.now())?;
+        self.changed();
+        Ok(())
+    }
+
+    /// The node's last report and heartbeat, as it sent them.
+    pub fn node(&self, node: &Id) -> Option<super::core::NodeRow> {
+        self.shared.lock().node(node).cloned()
+    }
+
+    fn changed(&self) {
+        self.shared.tell();
+        self.waker.wake();
+    }
+
+    fn make_name(&self) -> Result<String, SubmitError> {
+        let core = self.shared.lock();
+        let random = core.random_name().map_err(|fail| plain(fail.message))?;
+        Ok(format!("task-{}-{}", date(core.unix_ms(self.shared.now())), hex(&random)))
+    }
+
+    /// What is read of an attempt without the lock.
+    fn find<T>(&self, task: &str, find: impl FnOnce(&Core, &Attempt) -> Option<T>) -> Option<T> {
+        let task = Id::parse(task).ok()?;
+        let core = self.shared.lock();
+        core.latest(&task).and_then(|attempt| find(&core, attempt))
+    }
+}
+
+impl Submissions for Desk {
+    fn submit(&self, archive: &mut dyn Read) -> Result<AttemptKey, SubmitError> {
+        let submission = archive::read(archive).map_err(|error| plain(format!("{} {}", error.part, error.message)))?;
+        let task = TaskFile::parse(&submission.task).map_err(|error| plain(format!("task.json: {error}")))?;
+        let mut offer = task.to_offer();
+        if !submission.inputs.is_empty() {
+            offer.inputs_sha256 = digest(&SHA256, &submission.inputs).as_ref().to_vec();
+            offer.inputs = submission.inputs;
+        }
+        if task.name.is_some() {
+            return self.submit_offer(offer);
+        }
+        for _ in 0..NAME_TRIES {
+            let name = self.make_name()?;
+            if self.find(&name, |_, _| Some(())).is_none() {
+                offer.task = name;
+                break;
+            }
+        }
+        self.submit_offer(offer)
+    }
+
+    fn list(&self) -> Vec<SubmissionView> {
+        let core = self.shared.lock();
+        let mut latest: Vec<&Attempt> = core.latest_of_each();
+        latest.sort_by(|a, b| (b.submitted_ms, b.version).cmp(&(a.submitted_ms, a.version)));
+        latest.into_iter().map(view).collect()
+    }
+
+    fn view(&self, task: &str, seen_version: u64, wait: Duration) -> Option<SubmissionView> {
+        let task = Id::parse(task).ok()?;
+        let until = Instant::now() + wait;
+        let mut core = self.shared.lock();
+        loop {
+            let attempt = core.latest(&task)?;
+            let left = until.saturating_duration_since(Instant::now());
+            if attempt.version != seen_version || left.is_zero() {
+                return Some(view(attempt));
+            }
+            let woken = self.shared.changed.wait_timeout(core, left);
+            core = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn read(&self, task: &str, stream: u32, offset: u64, max: usize) -> Option<LogPart> {
+        let (parts, is_closed) = self.find(task, |core, attempt| {
+            let parts = attempt.epochs(stream).map(|(epoch, part)| {
+                let path = core.stream_path(&attempt.key, (stream, epoch));
+                (path, part.bytes)
+            });
+            Some((parts.collect::<Vec<Part>>(), attempt.is_closed(stream)))
+        })?;
+        let end = parts.iter().map(|(_, bytes)| bytes).sum();
+        let mut bytes = Vec::new();
+        let most = max.min(MAX_READ_BYTES) as u64;
+        // Only a task that is removed just now can't be read.
+        Parts::open(parts, offset).ok()?.take(most).read_to_end(&mut bytes).ok()?;
+        Some(LogPart { bytes, offset, end, is_closed })
+    }
+
+    fn output(&self, task: &str, path: &str) -> Option<OutputContent> {
+        let parts: Vec<Part> = self.find(task, |core, attempt| {
+            let parts = attempt.output_parts(path)?;
+            Some(parts.into_iter().map(|(id, bytes)| (core.stream_path(&attempt.key, id), bytes)).collect())
+        })?;
+        let size = parts.iter().map(|(_, bytes)| bytes).sum();
+        let reader = Box::new(Parts::open(parts, 0).ok()?);
+        Some(OutputContent { reader, size })
+    }
+
+    fn cancel(&self, task: &str) -> Result<(), String> {
+        let task = Id::parse(task).map_err(|error| format!("the task's name {error}"))?;
+        self.shared.lock().cancel(&task, "cancelled by its author", self.shared.now())?;
+        self.changed();
+        Ok(())
+    }
+}
+
+/// An attempt as its author sees it.
+fn view(attempt: &Attempt) -> SubmissionView {
+    let phase = match (&attempt.place, attempt.phase) {
+        _ if attempt.is_complete() => "delivered",
+        _ if attempt.is_over() => "reporting",
+        (_, Some(phase)) => phase.as_str(),
+        (Place::Queued(_), None) => "waiting",
+        (Place::Offered { .. }, None) => "offered",
+        (Place::Placed(_), None) => "received",
+    };
+    SubmissionView {
+        task: attempt.key.task.to_string(),
+        attempt: attempt.key.attempt,
+        version: attempt.version,
+        phase: phase.to_owned(),
+        outcome: attempt.outcome(),
+        final_report: attempt.last_word(),
+        is_complete: attempt.is_complete(),
+        stdout_bytes: attempt.stream_bytes(STDOUT),
+        stderr_bytes: attempt.stream_bytes(STDERR),
+        notes: attempt.notes.iter().cloned().collect(),
+    }
+}
+
+fn plain(message: String) -> SubmitError {
+    SubmitError { field: String::new(), message }
+}
+
+/// The contract's field in the words of the task file, with the unit where it is another one.
+fn field_error(error: FieldError) -> SubmitError {
+    const NAMES: [(&str, &str, &str); 9] = [
+        ("task_id", "name", ""),
+        ("owner_id", "owner", ""),
+        ("cpu_millis", "cpu", " thousandths of a CPU"),
+        ("memory_bytes", "memory", " bytes"),
+        ("disk_bytes", "disk", " bytes"),
+        ("timeout_ms", "timeout_s", " milliseconds"),
+        ("grace_ms", "grace_s", " milliseconds"),
+        ("max_output_bytes", "max_output", " bytes"),
+        ("inputs", "files", ""),
+    ];
+    match NAMES.iter().find(|(name, ..)| *name == error.field) {
+        Some((_, name, unit)) => SubmitError { field: (*name).to_owned(), message: format!("{}{unit}", error.reason) },
+        None => SubmitError { field: error.field, message: error.reason },
+    }
+}

@@ -1,0 +1,364 @@
+//! The coordinator's decisions in simulated time, without threads, sockets or a store.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use hivemind_worker::coordinator::{
+    CancelState, Coordinator, Effect, Event, Held, Record, Refusal, Settings, ShutdownMode,
+};
+use hivemind_worker::node::action::Action;
+use hivemind_worker::node::id::{AttemptKey, Id};
+use hivemind_worker::node::offer::Offer;
+use hivemind_worker::node::order::{Marks, TaskNews};
+use hivemind_worker::node::record::{EventKind, FinalReport, Outcome, Phase};
+use hivemind_worker::node::resources::Resources;
+use hivemind_worker::node::snapshot::{EngineView, NodeState, Snapshot};
+use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
+
+const GIB: i64 = 1 << 30;
+
+/// A coordinator with a store that the test answers for, and a clock that it moves.
+struct Node {
+    coordinator: Coordinator,
+    now: Duration,
+    polls: u64,
+}
+
+impl Node {
+    fn new(held: Vec<Held>) -> Self {
+        let lent = Resources { cpu_millis: 2_000, memory_bytes: 2 << 30, disk_bytes: 10 << 30, slots: 4 };
+        let settings = Settings { lent, defaults: SpecDefaults::default() };
+        let coordinator = Coordinator::new(settings, Snapshot::default(), held, Duration::ZERO, 0);
+        let mut node = Self { coordinator, now: Duration::ZERO, polls: 0 };
+        node.tell(Event::Engine(EngineView { is_usable: true, ..EngineView::default() }));
+        node
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.coordinator.handle(event, self.now, 1_000 + u64::try_from(self.now.as_millis()).unwrap());
+    }
+
+    /// Effects so far, with each commit answered as durable until nothing more comes.
+    fn settle(&mut self) -> Vec<Effect> {
+        let mut seen = Vec::new();
+        loop {
+            let effects = self.coordinator.take_effects();
+            if effects.is_empty() {
+                return seen;
+            }
+            for effect in effects {
+                if let Effect::Commit { ticket, .. } = &effect {
+                    self.tell(Event::Durable(*ticket));
+                }
+                seen.push(effect);
+            }
+        }
+    }
+
+    fn offer(&mut self, offers: Vec<Offer>) -> Vec<Effect> {
+        self.send_offers(offers);
+        self.settle()
+    }
+
+    fn send_offers(&mut self, offers: Vec<Offer>) {
+        self.polls += 1;
+        let offers = offers.into_iter().zip(1..).map(|(offer, id)| (id, Ok(Box::new(offer)))).collect();
+        self.tell(Event::Offers { poll: self.polls, offers });
+    }
+
+    fn finish(&mut self, task: &str, outcome: Outcome) -> Vec<Effect> {
+        let report = FinalReport::without_run(outcome, "");
+        self.tell(Event::Task(key(task), TaskNews::Finished(Box::new(report))));
+        self.settle()
+    }
+}
+
+fn key(task: &str) -> AttemptKey {
+    AttemptKey { task: Id::parse(task).unwrap(), attempt: 1 }
+}
+
+fn offer(task: &str, memory: i64) -> Offer {
+    Offer {
+        task: task.to_owned(),
+        attempt: 1,
+        cpu_millis: 500,
+        memory_bytes: memory,
+        digest: [7; 32],
+        ..Offer::default()
+    }
+}
+
+fn started(effects: &[Effect]) -> Vec<String> {
+    let starts = effects.iter().filter_map(|effect| match effect {
+        Effect::Start { spec, .. } => Some(spec.key.task.to_string()),
+        _ => None,
+    });
+    starts.collect()
+}
+
+fn settled(effects: &[Effect]) -> (Vec<u64>, Vec<Refusal>) {
+    let polls = effects.iter().find_map(|effect| match effect {
+        Effect::SettlePoll { taken, refused, .. } => Some((taken.clone(), refused.clone())),
+        _ => None,
+    });
+    polls.expect("no poll was settled")
+}
+
+fn finals(effects: &[Effect]) -> Vec<Outcome> {
+    let records = effects.iter().filter_map(|effect| match effect {
+        Effect::Commit { records, .. } => Some(records),
+        _ => None,
+    });
+    let finals = records.flatten().filter_map(|record| match record {
+        Record::Event { kind: EventKind::Final(report), .. } => Some(report.outcome),
+        _ => None,
+    });
+    finals.collect()
+}
+
+#[test]
+fn confirms_and_starts_nothing_before_it_is_durable() {
+    let mut node = Node::new(Vec::new());
+    node.send_offers(vec![offer("a", GIB)]);
+    let effects = node.coordinator.take_effects();
+    assert!(matches!(effects.as_slice(), [Effect::Commit { .. }]), "{effects:?}");
+    let Effect::Commit { ticket, .. } = effects[0] else { unreachable!() };
+    node.tell(Event::Durable(ticket));
+    let effects = node.coordinator.take_effects();
+    assert_eq!(settled(&effects).0, [1]);
+    assert!(started(&effects).is_empty(), "the decision to start is not durable yet");
+    let Some(Effect::Commit { ticket, .. }) = effects.last() else { panic!("{effects:?}") };
+    let ticket = *ticket;
+    node.tell(Event::Durable(ticket));
+    assert_eq!(started(&node.coordinator.take_effects()), ["a"]);
+}
+
+#[test]
+fn second_task_waits_when_memory_is_promised_and_starts_when_it_is_free() {
+    let mut node = Node::new(Vec::new());
+    assert_eq!(started(&node.offer(vec![offer("a", 3 * GIB / 2), offer("b", GIB)])), ["a"]);
+    let waiting = node.coordinator.snapshot().attempts[1].clone();
+    assert_eq!((waiting.phase, waiting.detail.as_str()), (Phase::Queued, "waits for memory"));
+    assert!(started(&node.finish("a", Outcome::Succeeded)).is_empty(), "its container is still there");
+    node.tell(Event::Task(key("a"), TaskNews::Cleaned(None)));
+    assert_eq!(started(&node.settle()), ["b"]);
+}
+
+#[test]
+fn starts_by_priority_then_by_arrival() {
+    let mut node = Node::new(Vec::new());
+    let urgent = Offer { priority: Some(90), ..offer("urgent", 2 * GIB) };
+    let effects = node.offer(vec![offer("all", 2 * GIB), offer("first", 2 * GIB), offer("second", 2 * GIB), urgent]);
+    let mut order = started(&effects);
+    for _ in 0..3 {
+        let running = order.last().unwrap().clone();
+        node.finish(&running, Outcome::Succeeded);
+        node.tell(Event::Task(key(&running), TaskNews::Cleaned(None)));
+        order.extend(started(&node.settle()));
+    }
+    assert_eq!(order, ["all", "urgent", "first", "second"]);
+}
+
+#[test]
+fn refuses_what_can_never_fit_what_is_invalid_and_what_conflicts() {
+    let mut node = Node::new(Vec::new());
+    let bad = Offer { memory_bytes: -1, ..offer("bad", 0) };
+    let (taken, refused) = settled(&node.offer(vec![offer("huge", 100 * GIB), bad, offer("good", GIB)]));
+    assert_eq!(taken, [3]);
+    assert_eq!(
+        refused.iter().map(|refusal| (refusal.offer_id, refusal.code)).collect::<Vec<_>>(),
+        [(1, "capacity"), (2, "invalid")]
+    );
+    assert!(refused[1].reason.starts_with("memory_bytes is -1"), "{refused:?}");
+    let other = Offer { digest: [8; 32], ..offer("good", GIB) };
+    assert_eq!(settled(&node.offer(vec![other])).1[0].code, "conflict");
+}
+
+#[test]
+fn the_same_offer_again_is_confirmed_and_starts_nothing() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    let effects = node.offer(vec![offer("a", GIB)]);
+    assert_eq!(settled(&effects).0, [1]);
+    assert!(started(&effects).is_empty());
+}
+
+#[test]
+fn an_attempt_that_is_over_is_not_run_again() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.finish("a", Outcome::Succeeded);
+    node.tell(Event::Task(key("a"), TaskNews::Cleaned(None)));
+    node.tell(Event::Delivered(key("a")));
+    node.settle();
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
+    assert_eq!(node.coordinator.snapshot().history.len(), 1);
+}
+
+#[test]
+fn an_older_attempt_is_refused() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![Offer { attempt: 2, ..offer("a", GIB) }]);
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
+}
+
+#[test]
+fn each_attempt_ends_in_one_final_report_whoever_wins() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    let mut all = node.finish("a", Outcome::Succeeded);
+    node.tell(Event::Cancel { key: key("a"), reason: String::new(), is_superseded: false });
+    all.extend(node.settle());
+    all.extend(node.finish("a", Outcome::Cancelled));
+    assert_eq!(finals(&all), [Outcome::Succeeded]);
+    let answers =
+        all.iter().filter(|effect| matches!(effect, Effect::AnswerCancel { state: CancelState::AlreadyOver, .. }));
+    assert_eq!(answers.count(), 1);
+}
+
+#[test]
+fn a_waiting_attempt_is_cancelled_without_a_container() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", 2 * GIB), offer("b", GIB)]);
+    node.tell(Event::Cancel { key: key("b"), reason: "no longer needed".to_owned(), is_superseded: false });
+    assert_eq!(finals(&node.settle()), [Outcome::Cancelled]);
+}
+
+#[test]
+fn a_stop_order_follows_a_start_that_is_still_gated() {
+    let mut node = Node::new(Vec::new());
+    node.send_offers(vec![offer("a", GIB)]);
+    node.tell(Event::Durable(1));
+    node.tell(Event::Cancel { key: key("a"), reason: String::new(), is_superseded: false });
+    let effects = node.settle();
+    let position = |wanted: fn(&Effect) -> bool| effects.iter().position(wanted).unwrap();
+    let start = position(|effect| matches!(effect, Effect::Start { .. }));
+    let stop = position(|effect| matches!(effect, Effect::SetDesired { desired, .. } if desired.stop.is_some()));
+    assert!(start < stop, "{effects:?}");
+}
+
+#[test]
+fn a_failed_commit_refuses_the_offer_and_degrades_the_node_until_it_heals() {
+    let mut node = Node::new(Vec::new());
+    node.send_offers(vec![offer("a", GIB)]);
+    node.coordinator.take_effects();
+    node.tell(Event::CommitFailed { ticket: 1, reason: "no space".to_owned() });
+    let effects = node.coordinator.take_effects();
+    assert_eq!(settled(&effects).1[0].code, "storage");
+    assert_eq!(node.coordinator.snapshot().state, NodeState::Degraded);
+    assert!(node.coordinator.snapshot().attempts.is_empty());
+    node.tell(Event::StoreTrouble(None));
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).0, [1]);
+}
+
+#[test]
+fn a_final_report_that_could_not_be_written_is_tried_again_before_anything_is_cleaned() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.tell(Event::Task(key("a"), TaskNews::Finished(Box::new(FinalReport::without_run(Outcome::Succeeded, "")))));
+    let effects = node.coordinator.take_effects();
+    let Some(Effect::Commit { ticket, .. }) = effects.last() else { panic!("{effects:?}") };
+    node.tell(Event::CommitFailed { ticket: *ticket, reason: "no space".to_owned() });
+    assert!(node.coordinator.take_effects().is_empty(), "nothing may be cleaned");
+    node.tell(Event::Tick);
+    let effects = node.settle();
+    assert_eq!(finals(&effects), [Outcome::Succeeded]);
+    assert!(effects.iter().any(|e| matches!(e, Effect::SetDesired { desired, .. } if desired.may_clean)));
+}
+
+#[test]
+fn without_an_engine_it_is_degraded_takes_nothing_and_recovers() {
+    let mut node = Node::new(Vec::new());
+    node.tell(Event::Engine(EngineView { detail: "no socket".to_owned(), ..EngineView::default() }));
+    let snapshot = node.coordinator.snapshot();
+    assert_eq!(
+        (snapshot.state, snapshot.state_reason.as_str(), snapshot.free.slots),
+        (NodeState::Degraded, "no socket", 0)
+    );
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "draining");
+    node.tell(Event::Engine(EngineView { is_usable: true, ..EngineView::default() }));
+    assert_eq!(started(&node.offer(vec![offer("a", GIB)])), ["a"]);
+}
+
+#[test]
+fn exclusive_tasks_stop_at_the_end_of_the_lease_and_others_go_on() {
+    let mut node = Node::new(Vec::new());
+    let exclusive = Offer { at_lease_end: "stop".to_owned(), ..offer("exclusive", GIB / 2) };
+    node.offer(vec![exclusive, offer("patient", GIB / 2)]);
+    node.now = Duration::from_secs(119);
+    node.tell(Event::Tick);
+    assert!(node.settle().is_empty());
+    node.now = Duration::from_secs(121);
+    node.tell(Event::Tick);
+    let stopped = node.settle().into_iter().filter_map(|effect| match effect {
+        Effect::SetDesired { key, desired } => Some((key.task.to_string(), desired.stop.unwrap().outcome)),
+        _ => None,
+    });
+    assert_eq!(stopped.collect::<Vec<_>>(), [("exclusive".to_owned(), Outcome::NodeFault)]);
+}
+
+#[test]
+fn what_was_held_at_a_restart_is_adopted_queued_or_only_delivered() {
+    let spec = |task: &str| TaskSpec::check(&offer(task, GIB / 4), &SpecDefaults::default()).unwrap();
+    let held = |task: &str, phase, report| Held { spec: spec(task), phase, marks: Marks::default(), report };
+    let ended = Some(FinalReport::without_run(Outcome::Failed, "x"));
+    let mut node = Node::new(vec![
+        held("running", Phase::Running, None),
+        held("waiting", Phase::Received, None),
+        held("ended", Phase::Reporting, ended),
+    ]);
+    let adopted = node.settle().into_iter().filter_map(|effect| match effect {
+        Effect::Start { spec, is_adoption, .. } => Some((spec.key.task.to_string(), is_adoption)),
+        _ => None,
+    });
+    assert_eq!(adopted.collect::<Vec<_>>(), [("running".to_owned(), true), ("waiting".to_owned(), false)]);
+    node.tell(Event::Delivered(key("ended")));
+    assert_eq!(node.coordinator.snapshot().attempts.len(), 2);
+}
+
+#[test]
+fn shutdown_stops_leaves_or_waits_as_the_owner_chose_and_exits_once() {
+    for mode in [ShutdownMode::Stop, ShutdownMode::Finish, ShutdownMode::Leave] {
+        let mut node = Node::new(Vec::new());
+        node.offer(vec![offer("a", GIB)]);
+        node.tell(Event::Shutdown(mode));
+        let effects = node.settle();
+        let desired = effects.iter().find_map(|effect| match effect {
+            Effect::SetDesired { desired, .. } => Some(desired.clone()),
+            _ => None,
+        });
+        let desired = desired.unwrap();
+        assert_eq!(desired.stop.is_some(), mode == ShutdownMode::Stop);
+        assert_eq!(desired.must_leave, mode == ShutdownMode::Leave);
+        assert!(!effects.contains(&Effect::Exit));
+        assert_eq!(settled(&node.offer(vec![offer("late", GIB)])).1[0].code, "draining");
+        node.finish("a", Outcome::Preempted);
+        node.tell(Event::Task(key("a"), TaskNews::Cleaned(None)));
+        assert_eq!(node.settle().iter().filter(|effect| **effect == Effect::Exit).count(), 1, "{mode:?}");
+    }
+}
+
+#[test]
+fn the_owner_pauses_drains_and_stops() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.tell(Event::Owner(Action::Pause));
+    let effects = node.settle();
+    assert!(matches!(&effects[..], [Effect::SetDesired { desired, .. }] if desired.is_paused), "{effects:?}");
+    assert_eq!(node.coordinator.snapshot().state, NodeState::Paused);
+    node.tell(Event::Owner(Action::Resume));
+    node.tell(Event::Owner(Action::Drain));
+    assert_eq!(node.coordinator.snapshot().state, NodeState::Draining);
+    node.tell(Event::Owner(Action::StopTask(key("a"))));
+    let effects = node.settle();
+    let is_told = |e: &Effect| matches!(e, Effect::AnswerCancel { state: CancelState::StoppedByOwner, .. });
+    assert!(effects.iter().any(is_told), "{effects:?}");
+}
+
+#[test]
+fn trust_scales_what_is_offered() {
+    let mut node = Node::new(Vec::new());
+    node.tell(Event::MasterHeard { lease: None, trust_percent: Some(50) });
+    let free = node.coordinator.snapshot().free;
+    assert_eq!((free.cpu_millis, free.memory_bytes, free.slots), (1_000, 1 << 30, 2));
+}

@@ -1,0 +1,233 @@
+//! Our lane against a grpcio server.
+#![allow(clippy::unwrap_used)]
+
+mod grpc_support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use grpc_support::{Folder, PATIENCE, Peer, call, disconnected, lane_to, lane_with, next_answer, request};
+use hivemind_worker::grpc::{Code, Metadata, Processed, Request};
+use hivemind_worker::rpc::lane::LaneEvent;
+use hivemind_worker::rpc::tls::{self, Clock, Roots};
+use hivemind_worker::sys::clock::boottime;
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+
+#[test]
+fn messages_of_all_sizes_come_back() {
+    let (_peer, port) = Peer::server(&[]);
+    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+    for size in [0, 1, 5, 16_379, 16_384, 65_535, 65_536, 4 * 1024 * 1024] {
+        let body: Vec<u8> = (0..size).map(|i: usize| (i % 253) as u8).collect();
+        let answer = call(&mut lane, request("Echo", body.clone())).unwrap();
+        assert!(answer.body == body, "{size}");
+    }
+}
+
+#[test]
+fn answer_above_the_limit_is_refused_and_the_lane_goes_on() {
+    let (_peer, port) = Peer::server(&[]);
+    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+    let small = Request { max_response: 1000, ..request("Size", "1001") };
+    assert_eq!(call(&mut lane, small.clone()).unwrap_err().status.code, Code::ResourceExhausted);
+    let fits = Request { body: b"1000".to_vec(), ..small };
+    assert_eq!(call(&mut lane, fits).unwrap().body.len(), 1000);
+}
+
+#[test]
+fn all_status_codes_and_odd_messages_arrive() {
+    let (_peer, port) = Peer::server(&[]);
+    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+    for code in Code::ALL {
+        for head in [false, true] {
+            let body =
+                format!(r#"{{"code": {}, "message": "n\u00f6 \ud83d\ude80 50%\n", "head": {head}}}"#, code.number());
+            match call(&mut lane, request("Status", body)) {
+                Ok(answer) => assert_eq!((code, answer.body.as_slice()), (Code::Ok, b"fine".as_slice())),
+                Err(error) => {
+                    assert_eq!((error.status.code, error.status.message.as_str()), (code, "nö 🚀 50%\n"));
+                    assert_eq!(error.trailers.find("t-why"), Some(b"asked".as_slice()));
+                }
+            }
+        }
+    }
+    assert_eq!(call(&mut lane, request("Nothing", "")).unwrap_err().status.code, Code::Unimplemented);
+}
+
+#[test]
+fn metadata_goes_both_ways() {
+    let (_peer, port) = Peer::server(&[]);
+    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+    let mut metadata = Metadata::default();
+    metadata.add("x-text", "a, b; c").unwrap();
+    metadata.add("x-twice", "1").unwrap();
+    metadata.add("x-twice", "2").unwrap();
+    metadata.add_secret("x-secret", "s").unwrap();
+    metadata.add("x-raw-bin", (0..=255).collect::<Vec<u8>>()).unwrap();
+    metadata.add("t-raw-bin", vec![0]).unwrap();
+    // Again, since then the fields come out of the compression tables.
+    for _ in 0..3 {
+        let answer = call(&mut lane, Request { metadata: metadata.clone(), ..request("Echo", "") }).unwrap();
+        assert_eq!(answer.metadata.find("x-text"), Some(b"a, b; c".as_slice()));
+        assert_eq!(answer.metadata.find("x-secret"), Some(b"s".as_slice()));
+        assert_eq!(answer.metadata.find("x-raw-bin"), Some((0..=255).collect::<Vec<u8>>().as_slice()));
+        let twice: Vec<_> = answer.metadata.iter().filter(|(n, _)| *n == "x-twice").map(|(_, v)| v).collect();
+        assert_eq!(twice, [b"1", b"2"]);
+        assert_eq!(answer.trailers.find("t-raw-bin"), Some([0].as_slice()));
+    }
+}
+
+#[test]
+fn deadline_is_told_and_kept() {
+    let (mut peer, port) = Peer::server(&[]);
+    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+    let answer = call(&mut lane, Request { timeout: Duration::from_secs(20), ..request("Remaining", "") }).unwrap();
+    let left: f64 = String::from_utf8(answer.body).unwrap().parse().unwrap();
+    assert!(left > 0.0 && left <= 20.0, "{left}");
+    let error = call(&mut lane, Request { timeout: Duration::from_millis(300), ..request("Hang", "a") }).unwrap_err();
+    assert_eq!((error.status.code, error.processed), (Code::DeadlineExceeded, Processed::Maybe));
+    assert_eq!((peer.line(), peer.line()), ("HANGING a".into(), "ENDED a".into()));
+    assert!(call(&mut lane, request("Echo", "x")).is_ok());
+}
+
+#[test]
+fn calls_run_beside_each_other_and_can_be_cancelled() {
+    let (mut peer, port) = Peer::server(&[]);
+    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+    let hanging = lane.call(request("Hang", "h"));
+    let large = lane.call(request("Size", "3000000"));
+    let mut open: Vec<_> = (0..20).map(|i| lane.call(request("Echo", vec![i; 1000 * usize::from(i)]))).collect();
+    open.push(large);
+    while !open.is_empty() {
+        let (id, result) = next_answer(&mut lane);
+        let at = open.iter().position(|o| *o == id).unwrap();
+        open.remove(at);
+        let length = result.unwrap().body.len();
+        assert!(length == 3_000_000 || length < 20_000);
+    }
+    assert_eq!(peer.line(), "HANGING h");
+    lane.cancel(hanging);
+    assert!(matches!(lane.next(boottime()), LaneEvent::TimedOut));
+    assert_eq!(peer.line(), "ENDED h");
+}
+
+#[test]
+fn lane_comes_back_after_the_server() {
+    let (peer, port) = Peer::server(&[]);
+    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+    assert!(call(&mut lane, request("Echo", "x")).is_ok());
+    peer.stop();
+    disconnected(&mut lane);
+    assert!(!lane.is_connected());
+    let early = Request { timeout: Duration::from_millis(50), ..request("Echo", "early") };
+    let error = call(&mut lane, early).unwrap_err();
+    assert_eq!((error.status.code, error.processed), (Code::DeadlineExceeded, Processed::No));
+    let (_peer, _) = Peer::server(&["--port", &port.to_string()]);
+    assert_eq!(call(&mut lane, request("Echo", "again")).unwrap().body, b"again");
+}
+
+#[test]
+fn draining_server_finishes_what_runs() {
+    let (mut peer, port) = Peer::server(&[]);
+    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+    let hanging = lane.call(Request { timeout: Duration::from_secs(2), ..request("Hang", "d") });
+    while !lane.is_connected() {
+        lane.next(boottime() + PATIENCE);
+    }
+    assert!(matches!(lane.next(boottime()), LaneEvent::TimedOut));
+    assert_eq!(peer.line(), "HANGING d");
+    peer.say("drain");
+    assert!(disconnected(&mut lane).contains("server"), "GOAWAY ends the connection for new calls");
+    let (id, result) = next_answer(&mut lane);
+    assert_eq!((id, result.unwrap_err().status.code), (hanging, Code::DeadlineExceeded));
+}
+
+#[test]
+fn waker_wakes_from_another_thread() {
+    let (_peer, port) = Peer::server(&[]);
+    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+    assert!(call(&mut lane, request("Echo", "x")).is_ok());
+    let waker = lane.waker();
+    let other = std::thread::spawn(move || waker.wake());
+    assert!(matches!(lane.next(boottime() + PATIENCE), LaneEvent::Woken));
+    other.join().unwrap();
+}
+
+struct Authority {
+    folder: Folder,
+    issuer: Issuer<'static, KeyPair>,
+    roots: Roots,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let folder = Folder::new();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("{}", folder.0.display()));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        let roots = Roots::File(folder.write("ca.pem", &certificate.pem()).into());
+        Authority { folder, issuer: Issuer::new(params, key), roots }
+    }
+
+    /// Files with a certificate for this name and its key.
+    fn issue(&self, name: &str) -> [String; 2] {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        [self.folder.write("cert.pem", &certificate.pem()), self.folder.write("key.pem", &key.serialize_pem())]
+    }
+
+    fn client(&self) -> Arc<rustls::ClientConfig> {
+        self.client_at(Duration::ZERO)
+    }
+
+    fn client_at(&self, ahead: Duration) -> Arc<rustls::ClientConfig> {
+        let clock = move || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + ahead;
+        tls::client_config(&self.roots, Arc::new(Clock(clock))).unwrap()
+    }
+}
+
+#[test]
+fn tls_carries_calls() {
+    let authority = Authority::new();
+    let [cert, key] = authority.issue("localhost");
+    let (_peer, port) = Peer::server(&["--tls", &cert, &key]);
+    let mut lane = lane_with(&format!("https://localhost:{port}"), Some(authority.client()));
+    let body = vec![7; 4 * 1024 * 1024];
+    assert!(call(&mut lane, request("Echo", body.clone())).unwrap().body == body);
+    assert_eq!(call(&mut lane, request("Echo", "")).unwrap().body, b"");
+}
+
+#[test]
+fn certificates_that_are_not_good_are_refused_with_words() {
+    let authority = Authority::new();
+    let [cert, key] = authority.issue("localhost");
+    let (_peer, port) = Peer::server(&["--tls", &cert, &key]);
+    let url = format!("https://localhost:{port}");
+    let mut stranger = lane_with(&url, Some(Authority::new().client()));
+    assert!(disconnected(&mut stranger).contains("not trusted"));
+    let mut late = lane_with(&url, Some(authority.client_at(Duration::from_secs(200 * 365 * 86_400 * 20))));
+    let reason = disconnected(&mut late);
+    assert!(reason.contains("expired") && reason.contains("clock"), "{reason}");
+    let mut other_name = lane_with(&format!("https://127.0.0.1:{port}"), Some(authority.client()));
+    assert!(disconnected(&mut other_name).contains("another name"));
+    for lane in [&mut stranger, &mut late, &mut other_name] {
+        let error = call(lane, Request { timeout: Duration::from_millis(100), ..request("Echo", "x") }).unwrap_err();
+        assert_eq!((error.status.code, error.processed), (Code::DeadlineExceeded, Processed::No), "no fall-back");
+    }
+}
+
+#[test]
+fn plain_and_tls_do_not_mix() {
+    let authority = Authority::new();
+    let [cert, key] = authority.issue("localhost");
+    let (_tls_peer, tls_port) = Peer::server(&["--tls", &cert, &key]);
+    let (_plain_peer, plain_port) = Peer::server(&[]);
+    let mut plain_to_tls = lane_to(&format!("http://localhost:{tls_port}"));
+    assert!(!disconnected(&mut plain_to_tls).is_empty());
+    let mut tls_to_plain = lane_with(&format!("https://localhost:{plain_port}"), Some(authority.client()));
+    let reason = disconnected(&mut tls_to_plain);
+    assert!(reason.contains("TLS"), "{reason}");
+}
