@@ -1,4 +1,9 @@
 //! Clock, lock, signals and other calls to the operating system.
 
 pub mod clock;
+pub mod lock;
+pub mod private;
+pub mod signal;
+pub mod text;
+pub mod time;
 pub mod watch;
