@@ -271,6 +271,17 @@ fn clients_need_no_more_than_the_place() {
 }
 
 #[test]
+fn a_service_has_its_socket_in_its_run_time_folder() {
+    let service = Scene::new().env("INVOCATION_ID", "1");
+    let run = Path::new("/run/hivemind/control.sock");
+    assert_eq!(service.config().control_socket(true), run);
+    assert_eq!(service.config().control_socket(false), Path::new("/var/lib/hivemind/control.sock"));
+    assert_eq!(service.args("--state /s").config().control_socket(true), Path::new("/s/control.sock"));
+    let by_hand = Scene::new().config().control_socket(true);
+    assert_eq!(by_hand, Path::new("/home/u/.local/state/hivemind/control.sock"));
+}
+
+#[test]
 fn reload_takes_what_is_live_and_names_the_rest() {
     let old = Scene::new().config();
     let new = Scene::new().env("LOG_LEVEL", "debug").env("NODE_ID", "other").env("HIVEMIND_TOKEN", "t");

@@ -1,6 +1,7 @@
 //! Calls to a running worker over its control socket.
 
 use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, io};
@@ -9,7 +10,7 @@ use serde::de::DeserializeOwned;
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
-use crate::config::ClientOptions;
+use crate::config::{CONTROL_SOCKET, ClientOptions, SERVICE_SOCKET};
 use crate::node::id::AttemptKey;
 use crate::node::snapshot::{HistoryRow, Snapshot};
 
@@ -17,10 +18,6 @@ use super::socket::{NoResolver, SocketConnector};
 use super::view::{HistoryAnswer, LogPart, StreamName, SubmissionView};
 use super::{EXIT_FAILURE, Failure};
 
-/// Where a service has its control socket.
-const SERVICE_SOCKET: &str = "/run/hivemind/control.sock";
-/// Name of the control socket in the state folder.
-const SOCKET_NAME: &str = "control.sock";
 /// A snapshot of 64 tasks with 4 KiB of output each, and a thousand rows of history, is far below.
 const MAX_JSON_BYTES: u64 = 16 << 20;
 /// More than the server puts into one piece.
@@ -28,7 +25,8 @@ const MAX_LOG_BYTES: u64 = 16 << 20;
 /// Longest silence of a worker that is well; above its longest poll.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A client of one worker.
+/// A client of one worker. Clones are the same one.
+#[derive(Clone)]
 pub(super) struct Client {
     agent: Agent,
     socket: PathBuf,
@@ -87,14 +85,9 @@ impl From<ClientError> for Failure {
 }
 
 impl Client {
-    /// A client of the worker with this state folder, or of the service when no folder is named and it is there.
+    /// A client of the worker with this state folder, or of the service when no folder is named and one answers.
     pub(super) fn new(options: &ClientOptions) -> Self {
-        let service = Path::new(SERVICE_SOCKET);
-        let socket = if !options.is_state_dir_given && service.exists() {
-            service.to_owned()
-        } else {
-            options.state_dir.join(SOCKET_NAME)
-        };
+        let socket = find_socket(options, Path::new(SERVICE_SOCKET));
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
@@ -200,6 +193,19 @@ impl Client {
     }
 }
 
+/// Where the worker is. A socket that a service left behind doesn't hide a worker that somebody started by hand.
+fn find_socket(options: &ClientOptions, service: &Path) -> PathBuf {
+    let own = options.state_dir.join(CONTROL_SOCKET);
+    if options.is_state_dir_given {
+        return own;
+    }
+    match UnixStream::connect(service) {
+        Ok(_) => service.to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !own.exists() => service.to_owned(),
+        Err(_) => own,
+    }
+}
+
 /// The server's own words, or what its status means.
 fn refusal(status: StatusCode, body: &str) -> String {
     let value: Option<serde_json::Value> = serde_json::from_str(body).ok();
@@ -251,4 +257,39 @@ pub(super) fn encoded(segment: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn finds_the_service_only_where_one_answers() {
+        let dir = std::env::temp_dir().join(format!("hivemind-find-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let service = dir.join("service.sock");
+        let own = dir.join(CONTROL_SOCKET);
+        let mut options = ClientOptions {
+            state_dir: dir.clone(),
+            is_state_dir_given: false,
+            monitor: std::net::SocketAddr::from(([127, 0, 0, 1], 5001)),
+        };
+        assert_eq!(find_socket(&options, &service), own);
+        let listener = UnixListener::bind(&service).unwrap();
+        assert_eq!(find_socket(&options, &service), service);
+        options.is_state_dir_given = true;
+        assert_eq!(find_socket(&options, &service), own);
+        options.is_state_dir_given = false;
+        drop(listener);
+        assert_eq!(find_socket(&options, &service), own, "left behind");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn encodes_what_would_change_a_target() {
+        assert_eq!(encoded("a b?#%/ä"), "a%20b%3F%23%25%2F%C3%A4");
+    }
 }

@@ -3,26 +3,54 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
-
 use crate::config::{Format, Submit};
 use crate::node::id::AttemptKey;
-use crate::sys::signal::{Signal, SignalSource};
 
 use super::client::{Client, ClientError};
+use super::interrupt::{EXIT_INTERRUPTED, Stop, until_interrupted};
 use super::logs::{self, Sink};
 use super::submit::{EXIT_OTHER, exit_code};
 use super::view::{ReportView, ResultLine, StreamName, SubmissionView};
 use super::{Failure, print, save, table, tell};
 
-/// Longest poll; a Ctrl-C is seen after it at the latest.
+/// Longest poll.
 const POLL: Duration = Duration::from_millis(500);
 /// How long a worker may be away before we give up on it.
 const AWAY: Duration = Duration::from_secs(60);
-/// What shells say for a command that Ctrl-C ended.
-const EXIT_INTERRUPTED: u8 = 130;
 /// Phases in which a task may wait for something that the node can name.
 const WAITING: [&str; 3] = ["received", "queued", "preparing"];
+
+/// Watches until the task ended, then saves outputs and says how it went.
+pub(super) fn follow(client: &Client, options: &Submit, key: &AttemptKey) -> Result<u8, Failure> {
+    let (owned_client, owned_options, owned_key) = (client.clone(), options.clone(), key.clone());
+    let code = until_interrupted(move |stop| to_the_end(&owned_client, &owned_options, &owned_key, stop))?;
+    Ok(code.unwrap_or_else(|| {
+        tell(&format!(
+            "{key} goes on without us: `hivemind-worker cancel {0}` stops it, `hivemind-worker logs {0} --follow` shows its output",
+            key.task
+        ));
+        EXIT_INTERRUPTED
+    }))
+}
+
+fn to_the_end(client: &Client, options: &Submit, key: &AttemptKey, stop: &Stop) -> Result<u8, Failure> {
+    let view = Follower::new(client, key, options.format).run(stop)?;
+    let report = view.final_report.as_ref().ok_or_else(|| other(format!("{key} has ended without a report")))?;
+    tell(&summary(key, report));
+    for line in &report.cut {
+        tell(&format!("not complete: {line}"));
+    }
+    let saved = match &options.output {
+        Some(folder) => save::save(client, key.task.as_str(), &report.outputs, folder),
+        None => Ok(()),
+    };
+    if options.format == Format::Json {
+        let line = serde_json::to_string(&ResultLine::new(&view, report)).map_err(|error| other(error.to_string()))?;
+        print(&format!("{line}\n"))?;
+    }
+    saved.map_err(other)?;
+    Ok(exit_code(report.outcome, report.exit_code))
+}
 
 struct Follower<'a> {
     client: &'a Client,
@@ -34,50 +62,6 @@ struct Follower<'a> {
     detail: String,
     notes: usize,
     away_since: Option<Instant>,
-}
-
-enum End {
-    Report(Box<SubmissionView>),
-    Interrupted,
-}
-
-/// Watches until the task ended, then saves outputs and says how it went.
-pub(super) fn follow(client: &Client, options: &Submit, key: &AttemptKey) -> Result<u8, Failure> {
-    let signals = SignalSource::start().map_err(|error| other(format!("failed to catch signals: {error}")))?;
-    let mut follower = Follower {
-        client,
-        key,
-        is_live: options.format == Format::Text,
-        stdout: (0, Sink::stdout()),
-        stderr: (0, Sink::stderr()),
-        phase: String::new(),
-        detail: String::new(),
-        notes: 0,
-        away_since: None,
-    };
-    let view = match follower.run(signals.receiver())? {
-        End::Report(view) => view,
-        End::Interrupted => {
-            tell(&format!(
-                "{key} goes on without us: `hivemind-worker cancel {0}` stops it, `hivemind-worker logs {0} --follow` shows its output",
-                key.task
-            ));
-            return Ok(EXIT_INTERRUPTED);
-        }
-    };
-    let report = view.final_report.as_ref().ok_or_else(|| other(format!("{key} has ended without a report")))?;
-    tell(&summary(key, report));
-    for line in &report.cut {
-        tell(&format!("not complete: {line}"));
-    }
-    if let Some(folder) = &options.output {
-        save::save(client, key.task.as_str(), &report.outputs, folder).map_err(other)?;
-    }
-    if options.format == Format::Json {
-        let line = serde_json::to_string(&ResultLine::new(&view, report)).map_err(|error| other(error.to_string()))?;
-        print(&format!("{line}\n"))?;
-    }
-    Ok(exit_code(report.outcome, report.exit_code))
 }
 
 fn other(message: impl Into<String>) -> Failure {
@@ -103,19 +87,29 @@ fn summary(key: &AttemptKey, report: &ReportView) -> String {
     text
 }
 
-impl Follower<'_> {
-    fn run(&mut self, signals: &Receiver<Signal>) -> Result<End, Failure> {
+impl<'a> Follower<'a> {
+    fn new(client: &'a Client, key: &'a AttemptKey, format: Format) -> Self {
+        Self {
+            client,
+            key,
+            is_live: format == Format::Text,
+            stdout: (0, Sink::stdout()),
+            stderr: (0, Sink::stderr()),
+            phase: String::new(),
+            detail: String::new(),
+            notes: 0,
+            away_since: None,
+        }
+    }
+
+    fn run(&mut self, stop: &Stop) -> Result<SubmissionView, Failure> {
         let mut seen = None;
         loop {
-            if signals.try_recv().is_ok() {
-                return Ok(End::Interrupted);
-            }
-            let step = self.step(seen);
-            match step {
-                Ok(Step::Ended(view)) => return Ok(End::Report(view)),
-                Ok(Step::Seen(version)) => {
+            match self.step(seen) {
+                Ok(view) if view.is_complete => return Ok(view),
+                Ok(view) => {
                     self.away_since = None;
-                    seen = Some(version);
+                    seen = Some(view.version);
                 }
                 Err(StepError::Output(error)) => {
                     return Err(other(format!("failed to write output of {}, which goes on: {error}", self.key)));
@@ -123,8 +117,8 @@ impl Follower<'_> {
                 Err(StepError::Call(error)) if error.is_connection_lost() => {
                     self.check_patience(&error)?;
                     seen = None;
-                    if signals.recv_timeout(POLL).is_ok() {
-                        return Ok(End::Interrupted);
+                    if !stop.pause(POLL) {
+                        return Err(other("interrupted"));
                     }
                 }
                 Err(StepError::Call(error)) => return Err(other(error.to_string())),
@@ -144,7 +138,7 @@ impl Follower<'_> {
         }
     }
 
-    fn step(&mut self, seen: Option<u64>) -> Result<Step, StepError> {
+    fn step(&mut self, seen: Option<u64>) -> Result<SubmissionView, StepError> {
         let view = self.client.submission(self.key.task.as_str(), seen, POLL)?;
         self.tell_changes(&view);
         if self.is_live {
@@ -152,12 +146,11 @@ impl Follower<'_> {
             pump(self.client, task, StreamName::Stdout, view.stdout_bytes, &mut self.stdout)?;
             pump(self.client, task, StreamName::Stderr, view.stderr_bytes, &mut self.stderr)?;
         }
-        if !view.is_complete {
-            return Ok(Step::Seen(view.version));
+        if view.is_complete {
+            self.stdout.1.finish().map_err(StepError::Output)?;
+            self.stderr.1.finish().map_err(StepError::Output)?;
         }
-        self.stdout.1.finish().map_err(StepError::Output)?;
-        self.stderr.1.finish().map_err(StepError::Output)?;
-        Ok(Step::Ended(Box::new(view)))
+        Ok(view)
     }
 
     fn tell_changes(&mut self, view: &SubmissionView) {
@@ -180,11 +173,6 @@ impl Follower<'_> {
             self.detail = attempt.detail;
         }
     }
-}
-
-enum Step {
-    Seen(u64),
-    Ended(Box<SubmissionView>),
 }
 
 enum StepError {

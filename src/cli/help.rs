@@ -162,28 +162,28 @@ fn overview() -> String {
 }
 
 fn flags() -> String {
-    let mut rows = vec![
-        table::row(["  --config FILE", "read keys from FILE (KEY=value lines)"]),
-        table::row(["  --debug", "log at level debug"]),
-    ];
+    let mut text = String::from("Flags:\n");
+    let mut add = |flag: &str, meaning: &str| text.push_str(&format!("  {flag:<18} {meaning}\n"));
+    add("--config FILE", "read keys from FILE: KEY=value lines");
+    add("--debug", "log at level debug");
     for key in &KEYS {
-        if let Some(flag) = key.flag {
-            let value = match flag {
-                "master-url" => "URL",
-                "state" => "DIR",
-                "log-file" => "FILE",
-                "memory" => "SIZE",
-                "node-id" => "ID",
-                "shutdown" => "MODE",
-                _ => "N",
-            };
-            let range = format!("{} ({}; {}; default: {})", key.meaning, key.unit, key.range, key.default);
-            rows.push(table::row([&format!("  --{flag} {value}"), &range]));
-        }
+        let Some(flag) = key.flag else { continue };
+        let value = match flag {
+            "master-url" => "URL",
+            "state" => "DIR",
+            "log-file" => "FILE",
+            "memory" => "SIZE",
+            "node-id" => "ID",
+            "shutdown" => "MODE",
+            _ => "N",
+        };
+        add(&format!("--{flag} {value}"), key.meaning);
+        add("", &format!("({}: {})", key.unit, key.range));
+        add("", &format!("(default: {})", key.default));
     }
-    rows.push(table::row(["  -h, --help", "show help, of a command when one is named"]));
-    rows.push(table::row(["  -V, --version", "show the version"]));
-    format!("Flags:\n{}", table::render(&rows))
+    add("-h, --help", "show help, of a command when one is named");
+    add("-V, --version", "show the version");
+    text
 }
 
 fn keys() -> String {

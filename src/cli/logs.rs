@@ -3,21 +3,17 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
-
 use crate::config::Logs;
 use crate::node::id::AttemptKey;
-use crate::sys::signal::{Signal, SignalSource};
 
 use super::client::{Client, ClientError};
 use super::escape::Escaper;
+use super::interrupt::{EXIT_INTERRUPTED, Stop, until_interrupted};
 use super::view::{LogPart, StreamName};
 use super::{Failure, actions, tell};
 
 /// Between two looks for more output.
 const LOOK: Duration = Duration::from_millis(500);
-/// What shells say for a command that Ctrl-C ended.
-const EXIT_INTERRUPTED: u8 = 130;
 
 /// Passes a stream on: bytes as they are, or escaped for a terminal.
 pub(super) struct Sink<W> {
@@ -72,18 +68,26 @@ enum Source {
 
 /// `logs`.
 pub(super) fn logs(client: &Client, logs: &Logs) -> Result<u8, Failure> {
-    let signals = SignalSource::start().map_err(|error| Failure::new(format!("failed to catch signals: {error}")))?;
+    let (client, logs) = (client.clone(), logs.clone());
+    let code = until_interrupted(move |stop| copy_stream(&client, &logs, stop))?;
+    Ok(code.unwrap_or(EXIT_INTERRUPTED))
+}
+
+fn copy_stream(client: &Client, logs: &Logs, stop: &Stop) -> Result<u8, Failure> {
+    let task = logs.task.as_str();
     let stream = if logs.is_stderr { StreamName::Stderr } else { StreamName::Stdout };
-    let source = source(client, logs)?;
-    let read = |offset| match &source {
-        Source::Submission => client.submission_log(logs.task.as_str(), stream, offset),
-        Source::Attempt(key) => client.attempt_log(key, stream, offset),
-    };
-    let done = || match &source {
-        Source::Submission => client.submission(logs.task.as_str(), None, Duration::ZERO).map(|view| view.is_complete),
-        Source::Attempt(key) => client.status().map(|status| status.attempts.iter().all(|view| view.key != *key)),
-    };
-    copy(read, done, logs.is_following, signals.receiver())
+    match source(client, logs)? {
+        Source::Submission => copy(
+            |offset| client.submission_log(task, stream, offset),
+            || client.submission(task, None, Duration::ZERO).map(|view| view.is_complete),
+            logs.is_following.then_some(stop),
+        ),
+        Source::Attempt(key) => copy(
+            |offset| client.attempt_log(&key, stream, offset),
+            || client.status().map(|status| status.attempts.iter().all(|view| view.key != key)),
+            logs.is_following.then_some(stop),
+        ),
+    }
 }
 
 fn source(client: &Client, logs: &Logs) -> Result<Source, Failure> {
@@ -104,19 +108,16 @@ fn source(client: &Client, logs: &Logs) -> Result<Source, Failure> {
     })
 }
 
+/// Copies what is there, and with `follow` what comes until the end.
 fn copy(
     read: impl Fn(u64) -> Result<LogPart, ClientError>,
     is_done: impl Fn() -> Result<bool, ClientError>,
-    is_following: bool,
-    signals: &Receiver<Signal>,
+    follow: Option<&Stop>,
 ) -> Result<u8, Failure> {
     let mut sink = Sink::stdout();
     let mut offset = 0;
     let mut was_done = false;
     loop {
-        if signals.try_recv().is_ok() {
-            return Ok(EXIT_INTERRUPTED);
-        }
         let part = match read(offset) {
             Ok(part) => part,
             // The node forgets an attempt whose record the master has in full.
@@ -130,15 +131,14 @@ fn copy(
         if let Err(error) = sink.write(&part.bytes) {
             return written(&error);
         }
-        if part.bytes.is_empty() {
-            if !is_following || part.is_closed || was_done {
-                break;
-            }
-            // One more look after the end: the last bytes may have come in between.
-            was_done = is_done()?;
-            if !was_done && signals.recv_timeout(LOOK).is_ok() {
-                return Ok(EXIT_INTERRUPTED);
-            }
+        if !part.bytes.is_empty() {
+            continue;
+        }
+        let Some(stop) = follow.filter(|_| !part.is_closed && !was_done) else { break };
+        // One more look after the end: the last bytes may have come in between.
+        was_done = is_done()?;
+        if !was_done && !stop.pause(LOOK) {
+            return Ok(EXIT_INTERRUPTED);
         }
     }
     match sink.finish() {

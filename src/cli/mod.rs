@@ -10,6 +10,7 @@ mod escape;
 mod follow;
 mod health;
 mod help;
+mod interrupt;
 mod logging;
 mod logs;
 mod pack;
@@ -140,5 +141,5 @@ fn complain(text: &str) {
 
 /// A line of progress on standard error.
 fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "{}", escape::line(text));
+    let _ = writeln!(io::stderr(), "{}", escape::cell(text));
 }

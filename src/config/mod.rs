@@ -35,6 +35,11 @@ pub use self::near::nearest;
 pub use self::secret::Secret;
 pub use self::url::MasterUrl;
 
+/// Name of the control socket in the state folder.
+pub const CONTROL_SOCKET: &str = "control.sock";
+/// Where a service has its control socket, when it runs on the default state folder and the folder above is there.
+pub const SERVICE_SOCKET: &str = "/run/hivemind/control.sock";
+
 /// What a configuration depends on beside the command line.
 pub struct Surroundings<'a> {
     /// The environment.
@@ -170,6 +175,16 @@ pub struct Reload {
 }
 
 impl Config {
+    /// Where the control socket belongs: in a service's run-time folder (`is_run_dir_there`: the folder of
+    /// [`SERVICE_SOCKET`] exists), else in the state folder. The clients look in the same places.
+    pub fn control_socket(&self, is_run_dir_there: bool) -> PathBuf {
+        if self.is_service && !self.is_state_dir_given && is_run_dir_there {
+            SERVICE_SOCKET.into()
+        } else {
+            self.state_dir.join(CONTROL_SOCKET)
+        }
+    }
+
     /// Takes over from `new` what can change while the worker runs, and says what can't.
     pub fn reload(&self, new: &Self) -> Reload {
         let mut reload = Reload {

@@ -188,7 +188,11 @@ impl TaskFile {
             "cpu" => self.cpu_millis = Some(decimal(&value, value::cpu_millis, "a number of CPUs such as 2 or 1.5")?),
             "memory" => self.memory_bytes = Some(bytes(&value)?),
             "disk" => self.disk_bytes = Some(bytes(&value)?),
-            "timeout_s" => self.timeout_ms = Some(seconds(&value)?),
+            "timeout_s" => match seconds(&value)? {
+                // Zero would mean "default" on the way to the node, which is not what a zero in a file says.
+                0 => return Err("is 0, must be a number of seconds above 0".to_owned()),
+                millis => self.timeout_ms = Some(millis),
+            },
             "grace_s" => self.grace_ms = Some(seconds(&value)?),
             "priority" => {
                 self.priority = Some(value.as_i64().ok_or("must be a whole number from 0 to 100")?);
@@ -287,7 +291,7 @@ fn bytes(value: &Value) -> Result<u64, String> {
         Value::String(text) => value::size(text).map_err(|_| ()),
         _ => Err(()),
     };
-    // Zero would mean "default" on the way to the node, which is not what a zero in a file says.
+    // As for a timeout of zero.
     match bytes {
         Ok(bytes) if bytes > 0 && i64::try_from(bytes).is_ok() => Ok(bytes),
         _ => Err("must be a size such as \"256MiB\", \"1.5GB\" or a number of bytes, above 0".to_owned()),
@@ -358,6 +362,7 @@ mod tests {
             ("{\"command\": \"python3 x\"}", "line 1, column 24: \"command\" must be a list of texts"),
             ("{\"env\": {\"A\": 1}}", "line 1, column 17: \"env\" has \"A\" that is no text: write it in quotes"),
             ("{\"timeout_s\": -5}", "line 1, column 17: \"timeout_s\" is -5, must be a number of seconds, 0 or more"),
+            ("{\"timeout_s\": 0}", "line 1, column 16: \"timeout_s\" is 0, must be a number of seconds above 0"),
             ("{\"priority\": 1.5}", "line 1, column 17: \"priority\" must be a whole number from 0 to 100"),
             ("{\"files\": {}}", "line 1, column 13: \"files\" must be a folder or a list of paths"),
             ("{\"cpu\": 1, \"cpu\": 2}", "line 1, column 16: \"cpu\" is there twice"),
