@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::folder::{FoundAttempt, StreamId, Verdict};
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use super::folder::{FoundAttempt, Meta, StreamId, Verdict};
 use super::record::RecordLine;
 use crate::node::id::{AttemptKey, Id};
 use crate::node::offer::Offer;
 use crate::node::record::{EventKind, FIRST_OUTPUT, FinalReport, Outcome, Phase, STDERR, STDOUT, StreamEnd};
 use crate::node::resources::Resources;
 use crate::node::spec::{SpecDefaults, TaskSpec};
+use crate::rpc::schema::Assignment;
 
 /// Notes of an attempt that are kept in memory for its reader; all of them are in its record.
 pub const MAX_NOTES: usize = 100;
@@ -70,7 +74,7 @@ pub struct Stream {
 }
 
 /// What an assignment asks of a node, as far as the queue must know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wants {
     /// What it reserves.
     pub needs: Resources,
@@ -81,6 +85,12 @@ pub struct Wants {
 }
 
 impl Wants {
+    /// Of the bytes of an assignment.
+    pub fn of_bytes(assignment: &[u8]) -> Self {
+        let decoded = Assignment::decode(assignment).unwrap_or_default();
+        Self::of(&super::convert::offer(decoded))
+    }
+
     /// Of an assignment that passes the check; another one takes a slot and is left to the node to judge.
     pub fn of(offer: &Offer) -> Self {
         match TaskSpec::check(offer, &SpecDefaults::default()) {
@@ -95,14 +105,12 @@ impl Wants {
 pub struct Attempt {
     /// Task and attempt.
     pub key: AttemptKey,
-    /// For the queue.
-    pub wants: Wants,
-    /// Bytes of the assignment.
-    pub assignment_bytes: u64,
-    /// When it was submitted, milliseconds since 1970.
-    pub submitted_ms: u64,
+    /// When it came and what it asks for.
+    pub meta: Meta,
     /// Where it is.
     pub place: Place,
+    /// What the node has too little of, for as long as it waits.
+    pub waits_for: Option<&'static str>,
     /// Whether it is to be stopped.
     pub stop: Option<Stop>,
     /// This master's own end of it. A node's final report counts more.
@@ -127,12 +135,11 @@ pub struct Attempt {
 
 impl Attempt {
     /// An attempt that nobody has seen.
-    pub fn new(key: AttemptKey, wants: Wants, assignment_bytes: u64, submitted_ms: u64) -> Self {
+    pub fn new(key: AttemptKey, meta: Meta) -> Self {
         Self {
             key,
-            wants,
-            assignment_bytes,
-            submitted_ms,
+            meta,
+            waits_for: None,
             place: Place::Queued(Duration::ZERO),
             stop: None,
             verdict: None,
@@ -148,8 +155,8 @@ impl Attempt {
     }
 
     /// An attempt as it was found. `offer` numbers it where it was offered and not confirmed.
-    pub fn from_found(found: FoundAttempt, wants: Wants, offer: u64) -> Self {
-        let mut attempt = Self::new(found.key, wants, found.assignment.len() as u64, found.submitted_ms);
+    pub fn from_found(found: FoundAttempt, offer: u64) -> Self {
+        let mut attempt = Self::new(found.key, found.meta);
         attempt.record_bytes = found.record.sound_bytes;
         for line in &found.record.lines {
             attempt.apply(line);
@@ -293,7 +300,7 @@ impl Attempt {
         let (limit, what) = if is_log(id.0) {
             (MAX_LOG_BYTES, "of output")
         } else {
-            let limit = self.wants.max_output_bytes.saturating_mul(2);
+            let limit = self.meta.wants.max_output_bytes.saturating_mul(2);
             (limit.saturating_add(OUTPUT_SLACK_BYTES), "of files")
         };
         let same_kind = self.streams.iter().filter(|((stream, _), _)| is_log(*stream) == is_log(id.0));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::attempt::{Attempt, Place, Stop, Wants};
 use super::fail::Fail;
-use super::folder::{Folder, FoundAttempt, Mark, Verdict};
+use super::folder::{Folder, FoundAttempt, Mark, Meta, Verdict};
 use crate::grpc::Code;
 use crate::node::id::{AttemptKey, Id};
 use crate::node::record::Outcome;
@@ -20,6 +20,8 @@ pub const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3_600);
 pub const MAX_WAITING: usize = 10_000;
 /// Bytes of their assignments on disk.
 pub const MAX_WAITING_BYTES: u64 = 4 << 30;
+/// One assignment, and all of an answer: its limit of 32 MiB, less what else is in it.
+pub const MAX_ASSIGNMENT_BYTES: u64 = 31 << 20;
 /// Pause of an attempt that a node refused for now, and of an offer or a cancellation that is repeated.
 pub const PAUSE: Duration = Duration::from_secs(1);
 /// An attempt that has waited so long for room lets no other one pass that came later.
@@ -49,9 +51,8 @@ impl Book {
             next_offer: first_offer,
         };
         for attempt in found {
-            let wants = wants(&attempt.assignment);
             let offer = book.make_offer_id();
-            let mut attempt = Attempt::from_found(attempt, wants, offer);
+            let mut attempt = Attempt::from_found(attempt, offer);
             attempt.version = book.version;
             book.attempts.insert(attempt.key.clone(), attempt);
         }
@@ -83,17 +84,24 @@ impl Book {
             let message = format!("task {} exists already, with attempt {}", key.task, latest.key.attempt);
             return Err(Fail::new(Code::InvalidArgument, message));
         }
+        if assignment.len() as u64 > MAX_ASSIGNMENT_BYTES {
+            let message = format!("the assignment has {} bytes, at most {MAX_ASSIGNMENT_BYTES}", assignment.len());
+            return Err(Fail::new(Code::ResourceExhausted, message));
+        }
         let waiting = || self.attempts.values().filter(|attempt| !attempt.is_over());
-        let bytes: u64 = waiting().map(|attempt| attempt.assignment_bytes).sum();
+        let bytes: u64 = waiting().map(|attempt| attempt.meta.assignment_bytes).sum();
         if waiting().count() >= MAX_WAITING || bytes.saturating_add(assignment.len() as u64) > MAX_WAITING_BYTES {
             let message = format!("the queue is full: {MAX_WAITING} tasks or {MAX_WAITING_BYTES} bytes wait");
             return Err(Fail::new(Code::ResourceExhausted, message));
         }
-        let submitted_ms = self.unix_ms(now);
-        self.folder.create(key, assignment, submitted_ms)?;
+        let meta = Meta {
+            submitted_ms: self.unix_ms(now),
+            assignment_bytes: assignment.len() as u64,
+            wants: Wants::of_bytes(assignment),
+        };
+        self.folder.create(key, assignment, &meta)?;
         let earlier = self.latest(&key.task).map(|attempt| attempt.key.clone());
-        let attempt = Attempt::new(key.clone(), wants(assignment), assignment.len() as u64, submitted_ms);
-        self.attempts.insert(key.clone(), attempt);
+        self.attempts.insert(key.clone(), Attempt::new(key.clone(), meta));
         self.touch(key);
         if let Some(earlier) = earlier {
             self.supersede(&earlier, key.attempt);
@@ -207,16 +215,21 @@ impl Book {
                 break;
             }
             let Some(attempt) = self.attempts.get(&key) else { continue };
-            let needs = attempt.wants.needs;
-            if !needs.fits(&room) || attempt.assignment_bytes > bytes {
-                let waited = self.unix_ms(now).saturating_sub(attempt.submitted_ms);
+            let needs = attempt.meta.wants.needs;
+            let waits_for = needs.shortage(&room);
+            if attempt.waits_for != waits_for {
+                self.change(&key, |attempt| attempt.waits_for = waits_for);
+            }
+            let Some(attempt) = self.attempts.get(&key) else { continue };
+            if waits_for.is_some() || attempt.meta.assignment_bytes > bytes {
+                let waited = self.unix_ms(now).saturating_sub(attempt.meta.submitted_ms);
                 if Duration::from_millis(waited) > MAX_PASSED {
                     break;
                 }
                 continue;
             }
             room = room.less(&needs);
-            bytes -= attempt.assignment_bytes;
+            bytes -= attempt.meta.assignment_bytes;
             picked.push(key);
         }
         picked.into_iter().map(|key| self.note_offer(&key, ask.node, now).map(|offer| (key, offer))).collect()
@@ -250,7 +263,7 @@ impl Book {
         let mut order: Vec<&Attempt> = waiting.filter(may_go).collect();
         order.sort_by_key(|attempt| {
             let is_new = matches!(attempt.place, Place::Queued(_));
-            (is_new, u8::MAX - attempt.wants.priority, attempt.submitted_ms, attempt.key.clone())
+            (is_new, u8::MAX - attempt.meta.wants.priority, attempt.meta.submitted_ms, attempt.key.clone())
         });
         order.into_iter().map(|attempt| attempt.key.clone()).collect()
     }
@@ -271,7 +284,7 @@ impl Book {
             .values()
             .filter(|attempt| !attempt.is_over() && matches!(attempt.place, Place::Queued(_)))
             .filter_map(|attempt| {
-                let mut needs = attempt.wants.needs;
+                let mut needs = attempt.meta.wants.needs;
                 needs.slots = 0;
                 let what = capacity.iter().map(|room| needs.shortage(room)).collect::<Option<Vec<_>>>()?;
                 Some((attempt.key.clone(), what.first().copied().unwrap_or_default().to_owned()))
@@ -337,13 +350,4 @@ pub struct Ask<'a> {
     pub max_offers: usize,
     /// Bytes of assignments that an answer holds.
     pub max_bytes: u64,
-}
-
-fn wants(assignment: &[u8]) -> Wants {
-    use prost::Message;
-    let decoded = crate::rpc::schema::Assignment::decode(assignment);
-    decoded.map_or_else(
-        |_| Wants::of(&crate::node::offer::Offer::default()),
-        |decoded| Wants::of(&super::convert::offer(decoded)),
-    )
 }

@@ -142,7 +142,7 @@ impl Submissions for Desk {
     fn list(&self) -> Vec<SubmissionView> {
         let core = self.shared.lock();
         let mut latest: Vec<&Attempt> = core.latest_of_each();
-        latest.sort_by(|a, b| (b.submitted_ms, b.version).cmp(&(a.submitted_ms, a.version)));
+        latest.sort_by_key(|attempt| std::cmp::Reverse((attempt.meta.submitted_ms, attempt.version)));
         latest.into_iter().map(view).collect()
     }
 
@@ -205,6 +205,10 @@ fn view(attempt: &Attempt) -> SubmissionView {
         (Place::Offered { .. }, None) => "offered",
         (Place::Placed(_), None) => "received",
     };
+    let mut notes: Vec<String> = attempt.notes.iter().cloned().collect();
+    if let (Place::Queued(_), Some(what), false) = (&attempt.place, attempt.waits_for, attempt.is_over()) {
+        notes.push(format!("waits until the node has enough {what}"));
+    }
     SubmissionView {
         task: attempt.key.task.to_string(),
         attempt: attempt.key.attempt,
@@ -215,7 +219,7 @@ fn view(attempt: &Attempt) -> SubmissionView {
         is_complete: attempt.is_complete(),
         stdout_bytes: attempt.stream_bytes(STDOUT),
         stderr_bytes: attempt.stream_bytes(STDERR),
-        notes: attempt.notes.iter().cloned().collect(),
+        notes,
     }
 }
 

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::attempt::Wants;
 use super::gate::PublicKey;
 use super::record::{self, FoundRecord};
 use crate::node::id::{AttemptKey, Id};
@@ -41,9 +42,15 @@ pub struct Verdict {
     pub decided_ms: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Meta {
-    submitted_ms: u64,
+/// What is known of an attempt without its assignment, which may be large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// When it was submitted, milliseconds since 1970.
+    pub submitted_ms: u64,
+    /// Bytes of the assignment.
+    pub assignment_bytes: u64,
+    /// What it asks for.
+    pub wants: Wants,
 }
 
 /// A small file beside an attempt's record.
@@ -72,10 +79,8 @@ impl Mark {
 pub struct FoundAttempt {
     /// Task and attempt.
     pub key: AttemptKey,
-    /// The assignment's bytes.
-    pub assignment: Vec<u8>,
-    /// When it was submitted, milliseconds since 1970.
-    pub submitted_ms: u64,
+    /// When it came and what it asks for.
+    pub meta: Meta,
     /// Where it is placed.
     pub node: Option<Id>,
     /// Why it is to be stopped.
@@ -143,7 +148,7 @@ impl Folder {
     ///
     /// # Errors
     /// There is no such attempt now.
-    pub fn create(&mut self, key: &AttemptKey, assignment: &[u8], submitted_ms: u64) -> io::Result<()> {
+    pub fn create(&mut self, key: &AttemptKey, assignment: &[u8], meta: &Meta) -> io::Result<()> {
         let task = self.root.join("tasks").join(key.task.as_str());
         let new = task.join(format!(".new-{}", key.attempt));
         make_folder(&task)?;
@@ -151,7 +156,7 @@ impl Folder {
         make_folder(&new)?;
         make_folder(&new.join("streams"))?;
         self.write_new(&new.join("assignment.bin"), assignment)?;
-        self.write_new(&new.join("meta.json"), &serde_json::to_vec(&Meta { submitted_ms })?)?;
+        self.write_new(&new.join("meta.json"), &serde_json::to_vec(meta)?)?;
         self.sync_folder(&new)?;
         self.step()?;
         fs::rename(&new, self.attempt(key))?;
@@ -306,11 +311,6 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// When an attempt was submitted, from its `meta.json`.
-pub(super) fn submitted_ms(meta: &[u8]) -> Option<u64> {
-    serde_json::from_slice::<Meta>(meta).ok().map(|meta| meta.submitted_ms)
 }
 
 /// Cuts off what was never promised.

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use super::folder::{Found, FoundAttempt, StreamId, cut_record, remove_tree, submitted_ms};
+use super::folder::{Found, FoundAttempt, StreamId, cut_record, remove_tree};
 use super::gate::PublicKey;
 use crate::node::id::{AttemptKey, Id};
 
@@ -50,8 +50,7 @@ fn read_attempt(folder: &Path, key: AttemptKey) -> io::Result<FoundAttempt> {
     let (streams, refused) = read_streams(&folder.join("streams"))?;
     Ok(FoundAttempt {
         key,
-        assignment: fs::read(folder.join("assignment.bin"))?,
-        submitted_ms: submitted_ms(&fs::read(folder.join("meta.json"))?).unwrap_or(0),
+        meta: serde_json::from_slice(&fs::read(folder.join("meta.json"))?)?,
         node: optional(&folder.join("node"))?.and_then(|bytes| Id::parse(&text(bytes)).ok()),
         cancel: optional(&folder.join("cancel"))?.map(text),
         verdict: optional(&folder.join("verdict.json"))?.and_then(|json| serde_json::from_slice(&json).ok()),

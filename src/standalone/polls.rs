@@ -6,7 +6,7 @@ use std::time::Duration;
 use prost::Message;
 
 use super::attempt::{Attempt, Place};
-use super::book::{Ask, PAUSE};
+use super::book::{Ask, MAX_ASSIGNMENT_BYTES, PAUSE};
 use super::convert;
 use super::core::{Core, Handled, HeldId, answer};
 use super::fail::Fail;
@@ -17,8 +17,6 @@ use crate::rpc::schema;
 
 /// Longest time that a poll is held, whatever it asks for.
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
-/// Assignments in an answer: its limit of 32 MiB, less what else is in it.
-pub const MAX_ANSWER_BYTES: u64 = 31 << 20;
 /// Offers in an answer.
 pub const MAX_OFFERS: usize = 64;
 /// Cancellations in an answer; the rest comes with the next.
@@ -119,7 +117,7 @@ impl Core {
         let capacity: Vec<Resources> = self.nodes.values().map(|row| row.capacity).collect();
         self.book.end_impossible(&capacity, now)?;
         let picked = self.book.offer(
-            &Ask { node: &poll.node, free: poll.free, max_offers: poll.max_offers, max_bytes: MAX_ANSWER_BYTES },
+            &Ask { node: &poll.node, free: poll.free, max_offers: poll.max_offers, max_bytes: MAX_ASSIGNMENT_BYTES },
             now,
         )?;
         let mut offers = Vec::new();

@@ -1,0 +1,446 @@
+//! The small master over real sockets: our own lane and grpcio play the node, the desk plays the task's author.
+#![allow(clippy::unwrap_used)]
+
+mod grpc_support;
+
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use grpc_support::{Folder, PATIENCE, lane_to};
+use hivemind_worker::grpc::{CallError, Metadata, Request};
+use hivemind_worker::monitor::{SubmissionView, Submissions};
+use hivemind_worker::node::record::Outcome;
+use hivemind_worker::rpc::lane::Lane;
+use hivemind_worker::rpc::schema::task_result_request::Piece;
+use hivemind_worker::rpc::schema::task_result_response::Answer;
+use hivemind_worker::rpc::schema::*;
+use hivemind_worker::standalone::core::*;
+use hivemind_worker::standalone::gate::proof_text;
+use hivemind_worker::standalone::{Desk, Master, MasterConfig};
+use prost::Message;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use serde_json::{Value, json};
+
+/// A way to make calls: the number of the status and its message where it is not good.
+trait Calls {
+    fn call(&mut self, path: &str, token: &str, body: Vec<u8>) -> Result<Vec<u8>, (u8, String)>;
+}
+
+impl Calls for Lane {
+    fn call(&mut self, path: &str, token: &str, body: Vec<u8>) -> Result<Vec<u8>, (u8, String)> {
+        let mut metadata = Metadata::default();
+        metadata.add_secret("authorization", format!("Bearer {token}")).unwrap();
+        let request = Request { path: path.to_owned(), metadata, body, timeout: PATIENCE, max_response: 32 << 20 };
+        match grpc_support::call(self, request) {
+            Ok(response) => Ok(response.body),
+            Err(CallError { status, .. }) => Err((status.code.number(), status.message)),
+        }
+    }
+}
+
+/// grpcio in a process of its own, a call a line.
+struct Grpcio {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+const GRPCIO: &str = r#"
+import json, sys, grpc
+channel = grpc.insecure_channel(sys.argv[1], options=[("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)])
+for line in sys.stdin:
+    ask = json.loads(line)
+    try:
+        metadata = [("authorization", "Bearer " + ask["token"])]
+        body = channel.unary_unary(ask["path"])(bytes.fromhex(ask["body"]), timeout=30, metadata=metadata)
+        answer = {"body": body.hex()}
+    except grpc.RpcError as error:
+        answer = {"code": error.code().value[0], "message": error.details()}
+    print(json.dumps(answer), flush=True)
+"#;
+
+impl Grpcio {
+    fn to(master: &Master) -> Self {
+        let python = std::env::var_os("HIVEMIND_TEST_PYTHON")
+            .expect("HIVEMIND_TEST_PYTHON is not set: it must name a Python that has grpcio (scripts/test.sh does it)");
+        let mut child = Command::new(python)
+            .args(["-c", GRPCIO, &master.address().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, input, output }
+    }
+}
+
+impl Drop for Grpcio {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _ = self.child.wait();
+    }
+}
+
+impl Calls for Grpcio {
+    fn call(&mut self, path: &str, token: &str, body: Vec<u8>) -> Result<Vec<u8>, (u8, String)> {
+        let ask = json!({"path": path, "token": token, "body": hex(&body)});
+        writeln!(self.input.as_mut().unwrap(), "{ask}").unwrap();
+        let answer: Value = serde_json::from_str(&self.output.next().unwrap().unwrap()).unwrap();
+        match answer["body"].as_str() {
+            Some(text) => Ok(unhex(text)),
+            None => {
+                let code = u8::try_from(answer["code"].as_u64().unwrap()).unwrap();
+                Err((code, answer["message"].as_str().unwrap().to_owned()))
+            }
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+/// A node of the contract, as small as can be.
+struct Node<'a> {
+    calls: &'a mut dyn Calls,
+    token: String,
+    poll_id: u64,
+}
+
+impl<'a> Node<'a> {
+    fn register(calls: &'a mut dyn Calls) -> Self {
+        let mut node = Self { calls, token: "none".to_owned(), poll_id: 0 };
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let mut request = NodeRegistrationRequest {
+            node_id: "node-1".to_owned(),
+            public_key: pair.public_key().as_ref().to_vec(),
+            ..NodeRegistrationRequest::default()
+        };
+        let first: NodeRegistrationResponse = node.call(REGISTER_NODE, &request).unwrap();
+        let text = proof_text(&first.nonce, &request.node_id, &request.public_key);
+        let signature = pair.sign(&text).as_ref().to_vec();
+        request.proof = Some(RegistrationProof { nonce: first.nonce, signature });
+        let second: NodeRegistrationResponse = node.call(REGISTER_NODE, &request).unwrap();
+        node.token = second.session_token;
+        node
+    }
+
+    fn call<R: Message + Default>(&mut self, path: &str, request: &impl Message) -> Result<R, (u8, String)> {
+        let body = self.calls.call(path, &self.token, request.encode_to_vec())?;
+        Ok(R::decode(body.as_slice()).unwrap())
+    }
+
+    fn poll(&mut self, taken: &[u64], wait_ms: u64) -> TaskAssignmentResponse {
+        self.poll_id += 1;
+        let request = TaskAssignmentRequest {
+            node_id: "node-1".to_owned(),
+            poll_id: self.poll_id,
+            free: Some(Resources { cpu_millis: 4_000, memory_bytes: 4 << 30, disk_bytes: 9 << 30, slots: 4 }),
+            max_assignments: 4,
+            wait_ms,
+            taken: taken.to_vec(),
+            refused: Vec::new(),
+        };
+        self.call(ASSIGN_TASK, &request).unwrap()
+    }
+
+    fn piece(&mut self, task: &str, piece: Piece) -> Result<Answer, (u8, String)> {
+        let key = Some(AttemptKey { task_id: task.to_owned(), attempt: 1 });
+        let request = TaskResultRequest { node_id: "node-1".to_owned(), key, piece: Some(piece) };
+        self.call::<TaskResultResponse>(SUBMIT_TASK_RESULT, &request).map(|answer| answer.answer.unwrap())
+    }
+
+    fn event(&mut self, task: &str, number: u64, kind: event::Kind) -> Result<Answer, (u8, String)> {
+        self.piece(task, Piece::Event(Event { number, time_ms: 1, kind: Some(kind) }))
+    }
+
+    fn chunk(&mut self, task: &str, id: (u32, u64), offset: u64, data: &[u8]) -> Result<Answer, (u8, String)> {
+        let (stream, epoch) = id;
+        self.piece(task, Piece::Chunk(Chunk { stream, epoch, offset, data: data.to_vec(), last: false }))
+    }
+}
+
+fn archive(task: &Value, files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, content).unwrap();
+    };
+    add("task.json", task.to_string().as_bytes());
+    for (name, content) in files {
+        add(&format!("workspace/{name}"), content);
+    }
+    builder.into_inner().unwrap()
+}
+
+fn submit(desk: &Desk, task: Value, files: &[(&str, &[u8])]) -> Result<String, (String, String)> {
+    match desk.submit(&mut archive(&task, files).as_slice()) {
+        Ok(key) => Ok(key.task.to_string()),
+        Err(error) => Err((error.field, error.message)),
+    }
+}
+
+fn wait_for(desk: &Desk, task: &str, is_it: impl Fn(&SubmissionView) -> bool) -> SubmissionView {
+    let until = Instant::now() + PATIENCE;
+    let mut seen = 0;
+    loop {
+        let view = desk.view(task, seen, PATIENCE).unwrap();
+        if is_it(&view) {
+            return view;
+        }
+        assert!(Instant::now() < until, "{view:?}");
+        seen = view.version;
+    }
+}
+
+fn life(master: &Master, calls: &mut dyn Calls) {
+    let desk = master.desk();
+    let mut node = Node::register(calls);
+    let beat = HeartbeatRequest { node_id: "node-1".to_owned(), sequence: 1, ..HeartbeatRequest::default() };
+    let token = std::mem::replace(&mut node.token, "0".repeat(32));
+    assert_eq!(node.call::<HeartbeatResponse>(HEARTBEAT, &beat).unwrap_err().0, 16);
+    node.token = token;
+    node.call::<HeartbeatResponse>(HEARTBEAT, &beat).unwrap();
+    let report = NodeStatusRequest { node_id: "node-1".to_owned(), sequence: 1, ..NodeStatusRequest::default() };
+    node.call::<NodeStatusResponse>(REPORT_NODE_STATUS, &report).unwrap();
+    assert_eq!(node.call::<HeartbeatResponse>("/hivemind.v1.NodeService/None", &beat).unwrap_err().0, 12);
+    assert_eq!(node.call::<HeartbeatResponse>(HEARTBEAT, &HeartbeatRequest::default()).unwrap_err().0, 3);
+
+    // A held poll is answered when somebody submits: inputs of several MB go the whole way.
+    let large = vec![0x5a; 8 << 20];
+    let before = Instant::now();
+    let submitter = {
+        let (desk, large) = (desk.clone(), large.clone());
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            submit(&desk, json!({"name": "count", "cpu": 1.5}), &[("sub/text.txt", &large), ("main.py", b"x")])
+        })
+    };
+    let answer = node.poll(&[], 25_000);
+    assert!(before.elapsed() < Duration::from_secs(20));
+    assert_eq!(submitter.join().unwrap().unwrap(), "count");
+    let assignment = Assignment::decode(answer.offers[0].assignment.as_slice()).unwrap();
+    assert_eq!(assignment.cpu_millis, 1_500);
+    let digest = ring::digest::digest(&ring::digest::SHA256, &assignment.inputs);
+    assert_eq!(assignment.inputs_sha256, digest.as_ref());
+    let mut inputs = tar::Archive::new(assignment.inputs.as_slice());
+    let names: Vec<(String, u64)> = inputs
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.path().unwrap().to_str().unwrap().to_owned(), entry.size()))
+        .collect();
+    assert_eq!(names, [("sub/".to_owned(), 0), ("sub/text.txt".to_owned(), 8 << 20), ("main.py".to_owned(), 1)]);
+    assert_eq!(desk.view("count", 0, Duration::ZERO).unwrap().phase, "offered");
+    assert_eq!(node.poll(&[answer.offers[0].offer_id], 0).offers, []);
+
+    // The record, with two epochs of output and a file.
+    let running = event::Kind::Phase(PhaseChange { phase: Phase::Running.into(), detail: String::new() });
+    assert_eq!(node.event("count", 1, running).unwrap(), Answer::EventDurable(1));
+    assert_eq!(node.chunk("count", (1, 1), 0, b"hello ").unwrap(), Answer::ChunkDurable(6));
+    assert_eq!(node.chunk("count", (1, 2), 0, b"again\n").unwrap(), Answer::ChunkDurable(6));
+    let view = wait_for(&desk, "count", |view| view.stdout_bytes == 12);
+    assert_eq!(view.phase, "running");
+    let part = desk.read("count", 1, 3, 100).unwrap();
+    assert_eq!(
+        (part.bytes.as_slice(), part.offset, part.end, part.is_closed),
+        (b"lo again\n".as_slice(), 3, 12, false)
+    );
+    let end = |stream, epoch, bytes| StreamEnd { stream, epoch, bytes };
+    let file = OutputFile { stream: 16, path: "output/r".to_owned(), size: 4, mode: 0o644, sha256: String::new() };
+    let report = FinalReport {
+        outcome: 1,
+        exit_code: Some(0),
+        outputs: vec![file],
+        streams: vec![end(1, 1, 6), end(1, 2, 6), end(16, 2, 4)],
+        tail: vec![1; 64 << 10],
+        ..FinalReport::default()
+    };
+    // A part of the file came in an epoch that the report does not name.
+    node.chunk("count", (16, 1), 0, b"resu").unwrap();
+    node.chunk("count", (16, 2), 0, b"re").unwrap();
+    node.event("count", 2, event::Kind::FinalReport(report)).unwrap();
+    let view = wait_for(&desk, "count", |view| view.outcome == Some(Outcome::Succeeded));
+    assert!(!view.is_complete && desk.output("count", "output/r").is_none());
+    assert!(desk.read("count", 1, 12, 100).unwrap().is_closed);
+    node.chunk("count", (16, 2), 2, b"ad").unwrap();
+    let view = wait_for(&desk, "count", |view| view.is_complete);
+    assert_eq!((view.phase.as_str(), view.final_report.unwrap().exit_code), ("delivered", Some(0)));
+    let mut output = desk.output("count", "output/r").unwrap();
+    let mut text = String::new();
+    output.reader.read_to_string(&mut text).unwrap();
+    assert_eq!((text.as_str(), output.size), ("read", 4));
+    assert!(desk.output("count", "output/none").is_none());
+
+    // A cancellation ends a held poll.
+    submit(&desk, json!({"name": "stopped"}), &[]).unwrap();
+    let offer = node.poll(&[], 0).offers[0].offer_id;
+    node.poll(&[offer], 0);
+    let canceller = {
+        let desk = desk.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            desk.cancel("stopped")
+        })
+    };
+    assert_eq!(node.poll(&[], 25_000).cancellations[0].key.as_ref().unwrap().task_id, "stopped");
+    canceller.join().unwrap().unwrap();
+    let names: Vec<String> = desk.list().into_iter().map(|view| view.task).collect();
+    assert_eq!(names, ["stopped", "count"]);
+}
+
+#[test]
+fn a_task_goes_its_whole_way_over_our_own_lane() {
+    let dir = Folder::new();
+    let master = Master::start(MasterConfig::new(&dir.0)).unwrap();
+    life(&master, &mut lane_to(&master.url()));
+    master.stop();
+}
+
+#[test]
+fn a_task_goes_its_whole_way_over_grpcio() {
+    let dir = Folder::new();
+    let master = Master::start(MasterConfig::new(&dir.0)).unwrap();
+    life(&master, &mut Grpcio::to(&master));
+}
+
+#[test]
+fn an_author_sees_a_wrong_field_at_once() {
+    let dir = Folder::new();
+    let master = Master::start(MasterConfig::new(&dir.0)).unwrap();
+    let desk = master.desk();
+    let table = [
+        (json!({"name": "../x"}), "name", "letter or digit"),
+        (json!({"name": ""}), "name", "empty"),
+        (json!({"memory": 1}), "memory", "bytes"),
+        (json!({"timeout_s": 90_000}), "timeout_s", "86400000 milliseconds"),
+        (json!({"grace_s": 61}), "grace_s", "60000 milliseconds"),
+        (json!({"priority": 101}), "priority", "0 to 100"),
+        (json!({"image": "--privileged"}), "image", ""),
+        (json!({"owner": "a b"}), "owner", ""),
+        (json!({"outputs": ["/etc"]}), "outputs[0]", "below the work folder"),
+        (json!({"env": {"TASK_ID": "x"}}), "env[0]", "TASK_ID"),
+        (json!({"nmae": "x"}), "", "name"),
+        (json!([]), "", "task.json"),
+    ];
+    for (task, field, words) in table {
+        let (at, message) = submit(&desk, task.clone(), &[]).unwrap_err();
+        assert_eq!(at, field, "{task}: {message}");
+        assert!(message.contains(words), "{task}: {message}");
+    }
+    assert_eq!(desk.list(), []);
+    let made = submit(&desk, json!({}), &[]).unwrap();
+    assert!(made.starts_with("task-20") && made.len() == "task-20260101-01234567".len(), "{made}");
+    submit(&desk, json!({"name": "twice"}), &[]).unwrap();
+    let (field, message) = submit(&desk, json!({"name": "twice"}), &[]).unwrap_err();
+    assert!(field == "name" && message.contains("exists"), "{field} {message}");
+    desk.cancel("twice").unwrap();
+    assert_eq!(desk.view("twice", 0, Duration::ZERO).unwrap().outcome, Some(Outcome::Cancelled));
+    assert!(desk.cancel("none").is_err() && desk.view("none", 0, PATIENCE).is_none());
+    let before = Instant::now();
+    let seen = desk.view("twice", 0, Duration::ZERO).unwrap().version;
+    assert_eq!(desk.view("twice", seen, Duration::from_millis(50)).unwrap().version, seen);
+    assert!(before.elapsed() >= Duration::from_millis(50));
+}
+
+/// A master in a process of its own, which can be killed. The process is this test program again.
+struct Killable {
+    child: Child,
+    url: String,
+}
+
+const CHILD_DIR: &str = "HIVEMIND_TEST_MASTER_DIR";
+
+impl Killable {
+    fn start(dir: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "master_of_its_own_process", "--nocapture"])
+            .env(CHILD_DIR, dir)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.map(Result::unwrap).find(|line| line.contains("URL "));
+        let url = line.unwrap().split("URL ").nth(1).unwrap().to_owned();
+        Self { child, url }
+    }
+
+    fn kill(mut self) {
+        // SIGKILL.
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Does nothing as a test of its own; see [`Killable`].
+#[test]
+fn master_of_its_own_process() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    let master = Master::start(MasterConfig::new(dir)).unwrap();
+    let task = Assignment { key: Some(AttemptKey { task_id: "a".to_owned(), attempt: 1 }), ..Assignment::default() };
+    // Every start after the first finds it there.
+    let _ = master.submit(task);
+    println!("URL {}", master.url());
+    std::thread::sleep(PATIENCE * 4);
+}
+
+#[test]
+fn a_killed_master_has_all_that_it_acknowledged_and_goes_on() {
+    let dir = Folder::new();
+    let (mut events, mut bytes, mut has_ended) = (0u64, 0u64, false);
+    let text = |number: u64| format!("line {number}\n");
+    let mut content = Vec::new();
+    for round in 0..12u64 {
+        let master = Killable::start(&dir.0);
+        let mut lane = lane_to(&master.url);
+        let mut node = Node::register(&mut lane);
+        for offer in node.poll(&[], 0).offers {
+            node.poll(&[offer.offer_id], 0);
+        }
+        // As a node does that does not know what arrived: again from the last acknowledgement, and from before it.
+        let back = events.saturating_sub(1);
+        assert_eq!(node.event("a", back.max(1), event::Kind::Note(text(back.max(1)))).unwrap(), {
+            events = events.max(1);
+            Answer::EventDurable(events)
+        });
+        for _ in 0..5 + round {
+            let note = event::Kind::Note(text(events + 1));
+            assert_eq!(node.event("a", events + 1, note).unwrap(), Answer::EventDurable(events + 1));
+            events += 1;
+            let line = text(events);
+            assert_eq!(
+                node.chunk("a", (1, 1), bytes, line.as_bytes()).unwrap(),
+                Answer::ChunkDurable(bytes + line.len() as u64)
+            );
+            content.extend_from_slice(line.as_bytes());
+            bytes += line.len() as u64;
+        }
+        if round == 11 {
+            let streams = vec![StreamEnd { stream: 1, epoch: 1, bytes }];
+            let report = FinalReport { outcome: 1, streams, ..FinalReport::default() };
+            node.event("a", events + 1, event::Kind::FinalReport(report.clone())).unwrap();
+            node.event("a", events + 1, event::Kind::FinalReport(report)).unwrap();
+            has_ended = true;
+        }
+        master.kill();
+    }
+    assert!(has_ended);
+    let master = Master::start(MasterConfig::new(&dir.0)).unwrap();
+    let desk = master.desk();
+    let view = desk.view("a", 0, Duration::ZERO).unwrap();
+    assert!(view.is_complete && view.outcome == Some(Outcome::Succeeded));
+    assert_eq!(view.notes.last(), Some(&text(events)));
+    assert_eq!(desk.read("a", 1, 0, 1 << 20).unwrap().bytes, content);
+    let record = std::fs::read_to_string(dir.0.join("tasks/a/1/record.jsonl")).unwrap();
+    assert_eq!(record.lines().count() as u64, events + 1);
+    assert_eq!(record.matches("\"final\"").count(), 1);
+}
