@@ -159,6 +159,10 @@ impl Coordinator {
             Event::EngineNews(key) => self.change_desired(&key, |desired| desired.engine_news += 1),
             Event::Host(sample) => self.view.host = sample,
             Event::Owner(action) => self.handle_action(action),
+            Event::Reconfigured { settings, report_interval } => {
+                self.settings = settings;
+                self.effects.push(Effect::SetReportInterval(report_interval));
+            }
             Event::Shutdown(mode) => self.handle_shutdown(mode),
             Event::Tick => {
                 self.retry_commits();

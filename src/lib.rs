@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod config;
 pub mod coordinator;
+pub mod daemon;
 pub mod docker;
 pub mod grpc;
 pub mod h2;
@@ -16,6 +17,8 @@ pub mod monitor;
 pub mod node;
 pub mod rpc;
 pub mod sandbox;
+pub mod session;
 pub mod standalone;
 pub mod store;
+pub mod submit;
 pub mod sys;

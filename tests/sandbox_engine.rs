@@ -72,7 +72,7 @@ impl Node {
 
     fn start(&self, offer: &Offer) -> Running<'_> {
         let spec = TaskSpec::check(offer, &SpecDefaults::default()).unwrap();
-        self.commit(vec![Write::Take { spec: spec.clone(), inputs: offer.inputs.clone() }]);
+        self.commit(vec![Write::Take { spec: Box::new(spec.clone()), inputs: offer.inputs.clone() }]);
         self.resume(spec, Marks::default(), Beginning::Fresh)
     }
 

@@ -182,7 +182,8 @@ fn crash_child() {
     }
     for count in 0.. {
         let key = key(&format!("t{epoch}-{count}"), 1);
-        let taking = vec![Write::Take { spec: spec(&key), inputs: vec![1; 5_000] }, phase(&key, Phase::Received)];
+        let taking =
+            vec![Write::Take { spec: Box::new(spec(&key)), inputs: vec![1; 5_000] }, phase(&key, Phase::Received)];
         commit(&open, taking, &mut promises);
         append(&mut promises, &format!("T {key}"));
         deliver(&open, &mut master, &mut dice);

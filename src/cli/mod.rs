@@ -4,7 +4,6 @@
 
 mod actions;
 mod client;
-mod daemon_stub;
 mod doctor;
 mod escape;
 mod follow;
@@ -30,8 +29,6 @@ use std::process::ExitCode;
 
 use crate::config::{self, ClientCommand, ClientOptions, Loaded, MAX_FILE_BYTES, Surroundings};
 use crate::host;
-
-pub use self::logging::set_log_level;
 
 /// Exit code of a command that didn't do what it was asked for.
 const EXIT_FAILURE: u8 = 1;

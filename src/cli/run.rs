@@ -1,9 +1,9 @@
 //! `run` and `standalone`: what comes before the node itself.
 
-use crate::config::{Config, EXIT_CONFIG};
+use crate::config::{Config, EXIT_CONFIG, Loaded};
+use crate::daemon;
 use crate::sys::private;
 
-use super::daemon_stub as daemon;
 use super::{Failure, logging};
 
 /// `run`.
@@ -30,5 +30,18 @@ fn start(config: Config, mode: daemon::Mode) -> Result<u8, Failure> {
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
-    daemon::run(config, mode).map(|()| 0).map_err(Failure::new)
+    let reload = || reload().map_err(|failure| failure.message);
+    daemon::run(config, mode, &reload, &logging::set_log_level).map(|()| 0).map_err(|fault| match fault {
+        daemon::Fault::Setup(message) => Failure::with_code(EXIT_CONFIG, message),
+        daemon::Fault::Other(message) => Failure::new(message),
+    })
+}
+
+/// Reads the configuration as at the start, from this process's own command line.
+fn reload() -> Result<Config, Failure> {
+    match super::load(std::env::args_os().skip(1)) {
+        Ok(Loaded::Run(config) | Loaded::Standalone(config)) => Ok(*config),
+        Ok(_) => Err(Failure::new("this command line runs no node")),
+        Err(error) => Err(Failure::new(error.to_string())),
+    }
 }

@@ -1,6 +1,9 @@
 //! The node as it looks from outside: pure reading.
 
+use std::collections::BTreeSet;
+
 use super::Coordinator;
+use crate::node::id::AttemptKey;
 use crate::node::resources::Resources;
 use crate::node::reward;
 use crate::node::roster::Attempt;
@@ -30,6 +33,12 @@ impl Coordinator {
             return (NodeState::Busy, "everything lent is in use".to_owned());
         }
         (NodeState::Ready, String::new())
+    }
+
+    /// Attempts of which something may be at the engine, or soon will be.
+    pub fn held(&self) -> BTreeSet<AttemptKey> {
+        let held = self.roster.iter().filter(|attempt| attempt.is_open() || attempt.has_thread);
+        held.map(|attempt| attempt.spec.key.clone()).collect()
     }
 
     /// The node as it looks from outside.

@@ -58,6 +58,8 @@ pub enum Event {
     Host(HostSample),
     /// The owner's wish.
     Owner(Action),
+    /// The owner's configuration was read again.
+    Reconfigured { settings: Settings, report_interval: Duration },
     /// End the worker.
     Shutdown(ShutdownMode),
     /// Time has passed.
@@ -103,6 +105,8 @@ pub enum Effect {
     SettlePoll { poll: u64, taken: Vec<u64>, refused: Vec<Refusal> },
     /// Tell the master how its cancellation stands.
     AnswerCancel { key: AttemptKey, state: CancelState, reason: String },
+    /// Report in this interval from now on.
+    SetReportInterval(Duration),
     /// All is done: end the process.
     Exit,
 }

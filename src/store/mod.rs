@@ -76,7 +76,7 @@ pub enum Write {
     /// The node takes an attempt. One that is here already stays as it is.
     Take {
         /// The task.
-        spec: TaskSpec,
+        spec: Box<TaskSpec>,
         /// Its input archive.
         inputs: Vec<u8>,
     },

@@ -78,7 +78,7 @@ impl Open {
     }
 
     pub fn take(&self, key: &AttemptKey) {
-        self.commit(vec![Write::Take { spec: spec(key), inputs: b"inputs".to_vec() }]);
+        self.commit(vec![Write::Take { spec: Box::new(spec(key)), inputs: b"inputs".to_vec() }]);
     }
 
     pub fn outbox(&self) -> Outbox {

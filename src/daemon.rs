@@ -1,0 +1,428 @@
+//! Wires the node together: the only module that knows all others. Start, signals, shutdown.
+//!
+//! | thread | stack | does | released by |
+//! | --- | --- | --- | --- |
+//! | main | the system's | start, signals, shutdown | a signal |
+//! | signals | 128 KiB | hands signals over | drop of `SignalSource` |
+//! | coordinator | 1 MiB | decides (`daemon::driver`) | its own `Exit` |
+//! | store | see `store` | database and spool | `Store::close` |
+//! | session, submit | 1 MiB | the lanes (`daemon::lanes`) | order `Close` and waker |
+//! | engine-events | 512 KiB | the engine's state and events (`sandbox::engine`) | `EngineWatch::release` |
+//! | sampler | 256 KiB | looks at the machine | drop of its channel |
+//! | monitor-* | see `monitor` | page, API, control socket | `Monitor::stop` |
+//! | task-N, call-N, output-N | 512, 512, 256 KiB | one attempt (`sandbox::task`) | the attempt's desired state; `Stop` for calls and output |
+//! | master | 1 MiB | standalone mode's small master | `Master::stop` |
+
+mod driver;
+mod lanes;
+mod logs;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use log::{info, warn};
+
+use self::driver::{Driver, HeldCell};
+use self::lanes::{Lanes, Needs, Route};
+use crate::config::{Config, Shutdown};
+use crate::coordinator::{Coordinator, Event, Held, Settings, ShutdownMode};
+use crate::docker::{Docker, DockerHost, NodeTimeouts};
+use crate::host::{self, Sampler};
+use crate::monitor::{Monitor, MonitorConfig, Submissions};
+use crate::node::action::Action;
+use crate::node::snapshot::{EngineView, MasterView, Snapshot};
+use crate::rpc::key::NodeKey;
+use crate::rpc::master::Introduction;
+use crate::rpc::tls::Roots;
+use crate::sandbox::{Context, EngineNews, EngineWatch, Hooks, Identity};
+use crate::standalone::{Desk, Master, MasterConfig};
+use crate::store::{Recovered, Store, StoreConfig, StoreEvent};
+use crate::sys::clock::boottime;
+use crate::sys::lock::StateLock;
+use crate::sys::private::private_dir;
+use crate::sys::signal::{Signal, SignalSource};
+use crate::sys::time::{boot_id, unix_ms};
+use crate::sys::watch::Watch;
+
+/// Events that wait for the coordinator. Senders wait when it is full.
+const MAX_EVENTS: usize = 1_024;
+/// What the store has to say. It must never wait for a coordinator that waits for it: more than the tickets that can be
+/// under way and the attempts that the spool can hold.
+const MAX_STORE_EVENTS: usize = 16_384;
+/// Wishes of the owner that wait; the monitor answers 503 beyond.
+const MAX_ACTIONS: usize = 64;
+/// Between two looks at the machine.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+/// A worker that was told to stop is gone after this, whatever hangs.
+const STOP_WITHIN: Duration = Duration::from_secs(29);
+/// A worker that leaves its containers alone has nothing to wait for.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+/// What the last reports get to reach the master; the rest stays in the spool.
+const LAST_DELIVERY: Duration = Duration::from_secs(2);
+/// The driver handles one event at a time.
+const COORDINATOR_STACK_BYTES: usize = 1 << 20;
+/// The sampler reads small files.
+const SAMPLER_STACK_BYTES: usize = 256 << 10;
+/// Deadlines of engine calls between two looks at a task: a wish of the coordinator waits no longer than this.
+const QUICK_TIMEOUTS: NodeTimeouts =
+    NodeTimeouts { connect: Duration::from_secs(2), quick: Duration::from_secs(5), slow: Duration::from_secs(10) };
+
+/// What the process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A node of a master elsewhere.
+    Node,
+    /// A node and a small master.
+    Standalone,
+}
+
+/// Why the worker does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The operator has to change the configuration or the machine: exit code 78.
+    Setup(String),
+    /// Something else.
+    Other(String),
+}
+
+/// How the daemon reads its configuration again at SIGHUP.
+pub type Reload<'a> = &'a dyn Fn() -> Result<Config, String>;
+/// How it changes the level of the log.
+pub type SetLogLevel<'a> = &'a dyn Fn(log::LevelFilter);
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// What is missing and how to mend it.
+pub fn run(config: Config, mode: Mode, reload: Reload<'_>, set_log_level: SetLogLevel<'_>) -> Result<(), Fault> {
+    let setup = |error: &dyn std::fmt::Display| Fault::Setup(error.to_string());
+    private_dir(&config.state_dir).map_err(|error| setup(&error))?;
+    let _lock = StateLock::acquire(&config.state_dir).map_err(|error| setup(&error))?;
+    let signals = SignalSource::start().map_err(|error| other("can't catch signals", &error))?;
+    let worker = Worker::start(&config, mode)?;
+    let outcome = worker.attend(config, signals.receiver(), reload, set_log_level);
+    worker.stop(outcome);
+    Ok(())
+}
+
+fn other(what: &str, error: &dyn std::fmt::Display) -> Fault {
+    Fault::Other(format!("{what}: {error}"))
+}
+
+/// How the wait for the end went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The coordinator said so.
+    Clean,
+    /// Told twice, or too slow.
+    Forced,
+}
+
+struct Worker {
+    store: Store,
+    lanes: Lanes,
+    engine: EngineWatch,
+    monitor: Monitor,
+    master: Option<Master>,
+    sampler: (Sender<()>, JoinHandle<()>),
+    events: Sender<Event>,
+    done: Receiver<Receiver<StoreEvent>>,
+}
+
+impl Worker {
+    fn start(config: &Config, mode: Mode) -> Result<Self, Fault> {
+        let setup = |error: &dyn std::fmt::Display| Fault::Setup(error.to_string());
+        let key = Arc::new(NodeKey::load_or_make(&config.state_dir).map_err(|error| setup(&error))?);
+        let host = DockerHost::parse(&config.docker_host).map_err(|error| setup(&error))?;
+        let master = match mode {
+            Mode::Node => None,
+            Mode::Standalone => Some(start_master(&config.state_dir)?),
+        };
+        let route = match &master {
+            None => Route::from_config(config),
+            Some(master) => Route::new(&master.url(), &Roots::System),
+        };
+        let route = route.map_err(Fault::Setup)?;
+        let (store_sender, store_events) = bounded(MAX_STORE_EVENTS);
+        let store_config = StoreConfig { log_budget_bytes: config.log_budget_bytes, ..StoreConfig::default() };
+        // The receiver lives as long as the coordinator and the last delivery; later events interest nobody.
+        let notify = Box::new(move |event| store_sender.send(event).unwrap_or_default());
+        let (store, recovered) = Store::open(&config.state_dir, store_config, notify).map_err(|error| setup(&error))?;
+
+        let (events, event_inbox) = bounded(MAX_EVENTS);
+        let (actions, action_inbox) = bounded(MAX_ACTIONS);
+        let mut view = first_view(config, mode, &route, &recovered);
+        let snapshot = Watch::new(view.clone());
+        let desk = master.as_ref().map(Master::desk);
+        let monitor = start_monitor(config, &snapshot, actions, &store, desk)?;
+        view.monitor = monitor_url(&monitor);
+        let identity = Identity::new(config.node_id.as_str(), key.public());
+        let coordinator = coordinator(config, view, recovered);
+        snapshot.set(coordinator.snapshot());
+        let held = HeldCell::new(coordinator.held());
+
+        let lanes = Lanes::start(
+            &route,
+            Needs {
+                introduction: Arc::new(Introduction {
+                    node_id: config.node_id.to_string(),
+                    key,
+                    join_token: config.token.as_ref().map(|token| token.expose().clone()),
+                    labels: config.labels.clone(),
+                }),
+                snapshot: snapshot.clone(),
+                events: events.clone(),
+                store: store.clone(),
+                report_interval: config.report_interval,
+            },
+        )
+        .map_err(Fault::Other)?;
+        let docker = Docker::new(host.clone(), NodeTimeouts::default());
+        let engine = watch_engine(&docker, identity.clone(), events.clone(), held.clone())?;
+        let sampler = start_sampler(&config.state_dir, events.clone())?;
+        let context = Context {
+            docker,
+            quick_docker: Docker::new(host, QUICK_TIMEOUTS),
+            store: store.clone(),
+            identity,
+            clock: boottime,
+            boot_id: boot_id().unwrap_or_default(),
+        };
+        let driver = Driver::new(driver::Parts {
+            coordinator,
+            store: store.clone(),
+            context: Arc::new(context),
+            events: (events.clone(), event_inbox),
+            store_events,
+            actions: action_inbox,
+            snapshot,
+            held,
+            session: (lanes.session_orders.clone(), lanes.session_waker.clone()),
+        });
+        let done = start_driver(driver)?;
+        Ok(Self { store, lanes, engine, monitor, master, sampler, events, done })
+    }
+
+    /// Waits for signals until the coordinator has ended.
+    fn attend(
+        &self,
+        mut config: Config,
+        signals: &Receiver<Signal>,
+        reload: Reload<'_>,
+        set_log_level: SetLogLevel<'_>,
+    ) -> Option<Receiver<StoreEvent>> {
+        let mut deadline = never();
+        let mut was_told = false;
+        loop {
+            select! {
+                recv(self.done) -> store_events => return store_events.ok(),
+                recv(deadline) -> _ => {
+                    warn!("something does not end: leaving it to the next start");
+                    return None;
+                }
+                recv(signals) -> signal => match signal {
+                    Ok(Signal::Hangup) => self.reconfigure(&mut config, reload, set_log_level),
+                    _ if was_told => {
+                        warn!("told twice: ending at once");
+                        return None;
+                    }
+                    _ => {
+                        was_told = true;
+                        let mode = shutdown_mode(config.shutdown);
+                        info!("shutting down: {mode:?}; a second signal ends at once");
+                        match mode {
+                            ShutdownMode::Stop => deadline = after(STOP_WITHIN),
+                            ShutdownMode::Leave => deadline = after(LEAVE_WITHIN),
+                            ShutdownMode::Finish => {}
+                        }
+                        self.tell(Event::Shutdown(mode));
+                    }
+                },
+            }
+        }
+    }
+
+    fn reconfigure(&self, config: &mut Config, reload: Reload<'_>, set_log_level: SetLogLevel<'_>) {
+        let new = match reload() {
+            Ok(new) => new,
+            Err(error) => return warn!("the configuration stays as it was: {error}"),
+        };
+        let reloaded = config.reload(&new);
+        *config = reloaded.config;
+        set_log_level(config.log_level);
+        self.tell(Event::Reconfigured { settings: settings(config), report_interval: config.report_interval });
+        info!("configuration read again; changed: {:?}", reloaded.changed);
+        if !reloaded.needs_restart.is_empty() {
+            warn!("changed, but only a restart can use it: {:?}", reloaded.needs_restart);
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        if self.events.send(event).is_err() {
+            log::error!("the coordinator has ended");
+        }
+    }
+
+    /// Ends all threads in the order in which they use each other.
+    fn stop(self, store_events: Option<Receiver<StoreEvent>>) {
+        let ending = if store_events.is_some() { Ending::Clean } else { Ending::Forced };
+        if let Some(store_events) = store_events {
+            self.await_last_delivery(&store_events);
+        }
+        if ending == Ending::Forced {
+            // Threads that hang can't be joined. The store has synced what it promised; the rest is the next start's.
+            info!("ended");
+            std::process::exit(1);
+        }
+        self.lanes.release();
+        self.engine.release();
+        self.monitor.stop();
+        if let Some(master) = self.master {
+            master.stop();
+        }
+        drop(self.sampler.0);
+        if self.sampler.1.join().is_err() {
+            log::error!("the sampler ended by a panic");
+        }
+        self.store.close();
+        info!("ended");
+    }
+
+    fn await_last_delivery(&self, store_events: &Receiver<StoreEvent>) {
+        let end = after(LAST_DELIVERY);
+        while self.store.outbox().pending().0 > 0 {
+            select! {
+                recv(store_events) -> event => if event.is_err() { return },
+                recv(end) -> _ => return,
+            }
+        }
+    }
+}
+
+fn shutdown_mode(choice: Shutdown) -> ShutdownMode {
+    match choice {
+        Shutdown::Stop => ShutdownMode::Stop,
+        Shutdown::Finish => ShutdownMode::Finish,
+        Shutdown::Leave => ShutdownMode::Leave,
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings { lent: config.lent, defaults: config.spec_defaults.clone() }
+}
+
+fn first_view(config: &Config, mode: Mode, route: &Route, recovered: &Recovered) -> Snapshot {
+    Snapshot {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node_id: config.node_id.to_string(),
+        started_ms: unix_ms(),
+        is_standalone: mode == Mode::Standalone,
+        machine: host::machine_facts(),
+        master: MasterView { url: route.url(), detail: "not connected yet".to_owned(), ..MasterView::default() },
+        engine: EngineView { detail: "not looked at yet".to_owned(), ..EngineView::default() },
+        history: recovered.history.clone(),
+        alerts: recovered.warnings.clone(),
+        ..Snapshot::default()
+    }
+}
+
+fn coordinator(config: &Config, view: Snapshot, recovered: Recovered) -> Coordinator {
+    for warning in &recovered.warnings {
+        warn!("{warning}");
+    }
+    let held = recovered.attempts.into_iter().map(|attempt| Held {
+        spec: attempt.spec,
+        phase: attempt.phase,
+        marks: attempt.marks,
+        report: attempt.final_report,
+    });
+    Coordinator::new(settings(config), view, held.collect(), boottime(), unix_ms())
+}
+
+fn start_master(state_dir: &Path) -> Result<Master, Fault> {
+    Master::start(MasterConfig::new(state_dir.join("master")))
+        .map_err(|error| other("can't start the small master", &error))
+}
+
+fn start_monitor(
+    config: &Config,
+    snapshot: &Watch<Snapshot>,
+    actions: Sender<Action>,
+    store: &Store,
+    desk: Option<Desk>,
+) -> Result<Monitor, Fault> {
+    let mut addresses = vec![config.monitor];
+    if config.monitor.ip().is_loopback() && config.monitor.is_ipv4() && config.monitor.port() != 0 {
+        addresses.push((std::net::Ipv6Addr::LOCALHOST, config.monitor.port()).into());
+    }
+    let is_run_dir_there = Path::new(crate::config::SERVICE_SOCKET).parent().is_some_and(|folder| folder.is_dir());
+    let monitor_config = MonitorConfig {
+        addresses,
+        control_socket: config.control_socket(is_run_dir_there),
+        ..MonitorConfig::new(&config.state_dir)
+    };
+    let submissions = desk.clone().map(|desk| Arc::new(desk) as Arc<dyn Submissions>);
+    let logs = Arc::new(logs::NodeLogs { store: store.clone(), desk });
+    Monitor::start(monitor_config, snapshot.clone(), actions, submissions, logs).map_err(|error| {
+        Fault::Setup(format!("can't start the monitor: {error}; --monitor-port N (or MONITOR_PORT) names another port"))
+    })
+}
+
+fn monitor_url(monitor: &Monitor) -> String {
+    monitor.local_addresses().first().map_or_else(String::new, |address| format!("http://{address}/monitor.html"))
+}
+
+fn watch_engine(
+    docker: &Docker,
+    identity: Identity,
+    events: Sender<Event>,
+    held: Watch<BTreeSet<crate::node::id::AttemptKey>>,
+) -> Result<EngineWatch, Fault> {
+    let hooks = Hooks {
+        // A send fails only when the coordinator has ended, and this thread is released then.
+        tell: Box::new(move |news| {
+            let event = match news {
+                EngineNews::View(view) => Event::Engine(view),
+                EngineNews::Container(key) => Event::EngineNews(key),
+            };
+            events.send(event).unwrap_or_default();
+        }),
+        is_held: Box::new(move |key| held.latest().contains(key)),
+    };
+    EngineWatch::start(docker, identity, hooks).map_err(|error| other("can't watch the engine", &error))
+}
+
+fn start_sampler(state_dir: &Path, events: Sender<Event>) -> Result<(Sender<()>, JoinHandle<()>), Fault> {
+    let (end, ended) = bounded::<()>(0);
+    let mut sampler = Sampler::new(state_dir);
+    let thread = thread::Builder::new()
+        .name("sampler".to_owned())
+        .stack_size(SAMPLER_STACK_BYTES)
+        .spawn(move || {
+            // The channel carries nothing: it only breaks when the worker ends.
+            while let Err(crossbeam_channel::RecvTimeoutError::Timeout) = ended.recv_timeout(SAMPLE_EVERY) {
+                if events.send(Event::Host(sampler.sample())).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(|error| other("can't start the sampler", &error))?;
+    Ok((end, thread))
+}
+
+fn start_driver(driver: Driver) -> Result<Receiver<Receiver<StoreEvent>>, Fault> {
+    let (sender, done) = bounded(1);
+    thread::Builder::new()
+        .name("coordinator".to_owned())
+        .stack_size(COORDINATOR_STACK_BYTES)
+        .spawn(move || {
+            // Main waits for this, or is about to end the process.
+            let _ = sender.send(driver.run());
+        })
+        .map_err(|error| other("can't start the coordinator", &error))?;
+    Ok(done)
+}

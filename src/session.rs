@@ -1,0 +1,390 @@
+//! Lane one: registration, heartbeats, reports and the poll for work, over one connection.
+//!
+//! The thread `session` owns the lane and blocks in it only. It is released by [`Order::Close`] and the lane's waker.
+//! What it hears goes to the coordinator as events; what it says of the node comes from the latest snapshot.
+
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use log::{info, warn};
+
+use crate::coordinator::Event;
+use crate::grpc::{CallError, CallId, Code};
+use crate::node::id::AttemptKey;
+use crate::node::order::{CancelState, Directive, Refusal};
+use crate::node::resources::Resources;
+use crate::node::snapshot::Snapshot;
+use crate::rpc::master::{Master, MasterEvent, Orders, Registration, Reply};
+use crate::sys::clock::boottime;
+use crate::sys::text::printable;
+use crate::sys::watch::Watch;
+
+/// How long a master holds a poll: below the time after which the usual proxies cut a silent call.
+const POLL_WAIT: Duration = Duration::from_secs(25);
+/// Least time between two polls when the answers before had no offer: a master that repeats a cancellation until it is
+/// confirmed must not make us spin.
+const POLL_PAUSE: Duration = Duration::from_millis(250);
+/// After a failed registration; a refused one waits longer.
+const REGISTER_PAUSE: Duration = Duration::from_secs(2);
+/// After the master said that this node may not join: its owner has to do something first.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// After a poll that failed by its status, not by its connection.
+const FAILED_POLL_PAUSE: Duration = Duration::from_secs(2);
+/// Disconnected for longer, the node asks which of its attempts still count, by registering again.
+const REGISTER_AFTER: Duration = Duration::from_secs(30);
+
+/// What the thread is told.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the fields are explained with their variant")]
+pub enum Order {
+    /// Every offer of this poll is decided.
+    SettlePoll { poll: u64, taken: Vec<u64>, refused: Vec<Refusal> },
+    /// How a cancellation stands.
+    AnswerCancel { key: AttemptKey, state: CancelState, reason: String },
+    /// The other lane was told that the session token is not good.
+    TokenRefused,
+    /// The owner has set another interval.
+    ReportInterval(Duration),
+    /// End.
+    Close,
+}
+
+/// What a registration gives to the other lane.
+#[derive(Clone, Debug, Default)]
+pub struct Session {
+    /// Under which the master knows the node.
+    pub node_id: String,
+    /// For each call; absent while the node is not registered. Never shown.
+    pub token: Option<SessionToken>,
+}
+
+/// A bearer token without `Debug` content.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionToken(pub String);
+
+impl std::fmt::Debug for SessionToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SessionToken")
+    }
+}
+
+/// What the thread is made from.
+pub struct Parts {
+    /// The lane.
+    pub master: Master,
+    /// The node as it is.
+    pub snapshot: Watch<Snapshot>,
+    /// To the coordinator; waits while it is full.
+    pub events: Sender<Event>,
+    /// From the daemon.
+    pub orders: Receiver<Order>,
+    /// For the other lane, with its waker.
+    pub session: Watch<Session>,
+    /// Wakes the other lane after a change of `session`.
+    pub session_changed: Box<dyn Fn() + Send>,
+    /// Between reports.
+    pub report_interval: Duration,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    /// The next step of the registration is due then.
+    Unregistered { retry_at: Duration },
+    /// A step is under way.
+    Registering,
+    /// The token is good until then.
+    Registered { renew_at: Duration },
+}
+
+#[derive(Debug)]
+enum Poll {
+    /// None is open; the next is due then.
+    None { due: Duration },
+    /// Open, made with these figures.
+    Open { call: CallId, free: Resources },
+    /// Answered; the coordinator decides on the offers.
+    Deciding { number: u64 },
+}
+
+/// The thread's state.
+pub struct SessionThread {
+    parts: Parts,
+    standing: Standing,
+    poll: Poll,
+    last_poll: u64,
+    taken: Vec<u64>,
+    refused: Vec<Refusal>,
+    heartbeat_interval: Duration,
+    next_heartbeat: Duration,
+    next_report: Duration,
+    sequence: u64,
+    failed_calls: u64,
+    lost_at: Option<Duration>,
+    last_reason: String,
+}
+
+impl SessionThread {
+    /// A session that registers as soon as there is a connection.
+    pub fn new(parts: Parts) -> Self {
+        let now = boottime();
+        Self {
+            standing: Standing::Unregistered { retry_at: now },
+            poll: Poll::None { due: now },
+            last_poll: 0,
+            taken: Vec::new(),
+            refused: Vec::new(),
+            heartbeat_interval: Duration::from_secs(10),
+            next_heartbeat: now,
+            next_report: now,
+            sequence: 0,
+            failed_calls: 0,
+            lost_at: None,
+            last_reason: String::new(),
+            parts,
+        }
+    }
+
+    /// Runs until it is told to close.
+    pub fn run(mut self) {
+        loop {
+            while let Ok(order) = self.parts.orders.try_recv() {
+                if let Order::Close = order {
+                    return;
+                }
+                self.obey(order);
+            }
+            self.act(boottime());
+            let due = self.due();
+            let event = self.parts.master.next(due);
+            self.handle(event);
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::SettlePoll { poll, taken, refused } => {
+                self.taken.extend(taken);
+                self.refused.extend(refused);
+                if matches!(self.poll, Poll::Deciding { number } if number == poll) {
+                    self.poll = Poll::None { due: boottime() };
+                }
+            }
+            Order::AnswerCancel { key, state, reason } => {
+                if self.is_registered() {
+                    self.parts.master.answer_cancel(&key, state, &reason);
+                }
+            }
+            Order::TokenRefused => self.unregister(Duration::ZERO),
+            Order::ReportInterval(interval) => self.parts.report_interval = interval,
+            Order::Close => {}
+        }
+    }
+
+    fn is_registered(&self) -> bool {
+        matches!(self.standing, Standing::Registered { .. })
+    }
+
+    /// When something is due, if nothing happens before.
+    fn due(&self) -> Duration {
+        match &self.standing {
+            Standing::Unregistered { retry_at } => *retry_at,
+            Standing::Registering => Duration::MAX,
+            Standing::Registered { renew_at } => {
+                let poll = match self.poll {
+                    Poll::None { due } => due,
+                    _ => Duration::MAX,
+                };
+                poll.min(self.next_heartbeat).min(self.next_report).min(*renew_at)
+            }
+        }
+    }
+
+    fn act(&mut self, now: Duration) {
+        match self.standing {
+            Standing::Unregistered { retry_at } if now >= retry_at => return self.register(None),
+            Standing::Registered { renew_at } if now >= renew_at => return self.register(None),
+            Standing::Registered { .. } => {}
+            _ => return,
+        }
+        let snapshot = self.parts.snapshot.latest();
+        if now >= self.next_heartbeat {
+            self.next_heartbeat = now + self.heartbeat_interval;
+            self.sequence += 1;
+            self.parts.master.heartbeat(self.sequence, &snapshot);
+        }
+        if now >= self.next_report {
+            self.next_report = now + self.parts.report_interval;
+            self.sequence += 1;
+            self.parts.master.report(self.sequence, &snapshot);
+        }
+        match &self.poll {
+            Poll::None { due } if now >= *due => self.open_poll(&snapshot),
+            // The master must know at once what has become free, or is no longer.
+            Poll::Open { call, free, .. } if *free != snapshot.free => {
+                let call = *call;
+                self.parts.master.give_up(call);
+                self.open_poll(&snapshot);
+            }
+            _ => {}
+        }
+    }
+
+    fn open_poll(&mut self, snapshot: &Snapshot) {
+        self.last_poll += 1;
+        let call = self.parts.master.assign(self.last_poll, snapshot, POLL_WAIT, &self.taken, &self.refused);
+        self.poll = Poll::Open { call, free: snapshot.free };
+    }
+
+    fn register(&mut self, nonce: Option<&[u8]>) {
+        self.standing = Standing::Registering;
+        let snapshot = self.parts.snapshot.latest();
+        self.parts.master.register(&snapshot, nonce);
+    }
+
+    fn unregister(&mut self, pause: Duration) {
+        if let Poll::Open { call, .. } = self.poll {
+            self.parts.master.give_up(call);
+        }
+        self.poll = Poll::None { due: boottime() };
+        self.standing = Standing::Unregistered { retry_at: boottime() + pause };
+        self.share(Session::default());
+    }
+
+    fn share(&self, session: Session) {
+        self.parts.session.set(session);
+        (self.parts.session_changed)();
+    }
+
+    fn handle(&mut self, event: MasterEvent) {
+        match event {
+            MasterEvent::Connected => self.handle_connected(),
+            MasterEvent::Disconnected(reason) => self.handle_lost(&reason),
+            MasterEvent::Reply(_, reply) => self.handle_reply(reply),
+            MasterEvent::Failed(call, error, _) => self.handle_failure(call, &error),
+            MasterEvent::Woken | MasterEvent::TimedOut => {}
+        }
+    }
+
+    fn handle_connected(&mut self) {
+        self.last_reason.clear();
+        let away = self.lost_at.take().map_or(Duration::ZERO, |at| boottime().saturating_sub(at));
+        if away >= REGISTER_AFTER && self.is_registered() {
+            self.unregister(Duration::ZERO);
+        } else if let Standing::Unregistered { retry_at } = &mut self.standing {
+            *retry_at = Duration::ZERO;
+        }
+    }
+
+    fn handle_lost(&mut self, reason: &str) {
+        let now = boottime();
+        self.lost_at.get_or_insert(now);
+        let reason = printable(reason);
+        if reason != self.last_reason {
+            warn!("no connection to the master: {reason}");
+            self.last_reason.clone_from(&reason);
+        }
+        self.tell(Event::MasterLost { detail: reason, failed_calls: self.failed_calls });
+    }
+
+    fn handle_reply(&mut self, reply: Reply) {
+        match reply {
+            Reply::Nonce(nonce) => self.register(Some(&nonce)),
+            Reply::Registered(registration) => self.handle_registered(*registration),
+            Reply::Heartbeat { lease, trust_percent, orders } => {
+                self.tell(Event::MasterHeard { lease, trust_percent: Some(trust_percent) });
+                self.handle_orders(orders);
+            }
+            Reply::Reported(orders) => self.handle_orders(orders),
+            Reply::Assigned { poll, offers, orders } => {
+                // The answer confirms that what the poll said has arrived.
+                self.taken.clear();
+                self.refused.clear();
+                self.tell(Event::MasterHeard { lease: None, trust_percent: None });
+                if offers.is_empty() {
+                    self.poll = Poll::None { due: boottime() + POLL_PAUSE };
+                } else {
+                    self.poll = Poll::Deciding { number: poll };
+                    self.tell(Event::Offers { poll, offers });
+                }
+                self.handle_orders(orders);
+            }
+            Reply::Submitted { .. } | Reply::CancelNoted => {}
+        }
+    }
+
+    fn handle_registered(&mut self, registration: Registration) {
+        let now = boottime();
+        info!("registered with the master as {}", printable(&registration.node_id));
+        // Renewed at four fifths of its life, so that no call ever carries a dead one.
+        self.standing = Standing::Registered { renew_at: now + registration.token_life / 5 * 4 };
+        self.heartbeat_interval = registration.heartbeat_interval;
+        self.next_heartbeat = now;
+        self.parts.master.set_session(&registration.node_id, Some(registration.session_token.clone()));
+        self.share(Session {
+            node_id: registration.node_id.clone(),
+            token: Some(SessionToken(registration.session_token)),
+        });
+        self.tell(Event::Registered {
+            node_id: registration.node_id,
+            lease: registration.lease,
+            trust_percent: registration.trust_percent,
+            superseded: registration.superseded,
+        });
+    }
+
+    fn handle_orders(&mut self, orders: Orders) {
+        for cancellation in orders.cancellations {
+            self.tell(Event::Cancel {
+                key: cancellation.key,
+                reason: cancellation.reason,
+                is_superseded: cancellation.is_superseded,
+            });
+        }
+        for directive in orders.directives {
+            match directive {
+                Directive::RegisterAgain => self.unregister(Duration::ZERO),
+                directive => self.tell(Event::Directed(directive)),
+            }
+        }
+    }
+
+    fn handle_failure(&mut self, call: CallId, error: &CallError) {
+        self.failed_calls += 1;
+        if self.standing == Standing::Registering {
+            return self.handle_refused_registration(error);
+        }
+        if let Poll::Open { call: open, .. } = self.poll
+            && open == call
+        {
+            let pause = if error.status.code == Code::Unavailable { Duration::ZERO } else { FAILED_POLL_PAUSE };
+            self.poll = Poll::None { due: boottime() + pause };
+        }
+        if error.status.code == Code::Unauthenticated && self.is_registered() {
+            info!("the master wants this node to register again: {}", printable(&error.status.message));
+            self.unregister(Duration::ZERO);
+        }
+    }
+
+    fn handle_refused_registration(&mut self, error: &CallError) {
+        let pause = match error.status.code {
+            Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::Unimplemented => {
+                REFUSED_PAUSE
+            }
+            _ => REGISTER_PAUSE,
+        };
+        let detail = format!("registration failed: {:?}: {}", error.status.code, printable(&error.status.message));
+        if detail != self.last_reason {
+            warn!("{detail}");
+            self.last_reason.clone_from(&detail);
+        }
+        self.standing = Standing::Unregistered { retry_at: boottime() + pause };
+        self.tell(Event::MasterLost { detail, failed_calls: self.failed_calls });
+    }
+
+    fn tell(&self, event: Event) {
+        if self.parts.events.send(event).is_err() {
+            // The coordinator has ended; this thread is about to be told to.
+            log::debug!("nobody hears the session any more");
+        }
+    }
+}

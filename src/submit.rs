@@ -1,0 +1,193 @@
+//! Lane two: delivery of the records, on its own connection, so that a large result never delays a heartbeat.
+//!
+//! The thread `submit` owns the lane and blocks in it only. It is released by [`Order::Close`] and the lane's waker. What
+//! is sent next is the outbox's decision: fair between attempts, events before logs before outputs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::grpc::{CallError, CallId, Code};
+use crate::node::record::{Piece, PieceContent};
+use crate::rpc::backoff::Urgency;
+use crate::rpc::master::{Master, MasterEvent, Reply, Verdict};
+use crate::session::{self, Session};
+use crate::store::{Ack, Outbox};
+use crate::sys::clock::boottime;
+use crate::sys::text::printable;
+use crate::sys::watch::Watch;
+
+/// Calls under way at a time (design section 2).
+const MAX_CALLS: usize = 4;
+/// What a chunk should take on the wire.
+const CHUNK_TIME: Duration = Duration::from_millis(250);
+/// Below this the head of a call weighs more than its load.
+const MIN_CHUNK: usize = 16 << 10;
+/// Well below the 4 MiB of a call, and small enough to share a connection fairly.
+const MAX_CHUNK: usize = 1 << 20;
+/// Before the rate of the line is known.
+const FIRST_CHUNK: usize = 128 << 10;
+/// After a piece failed by its status: first and longest pause.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// See [`FIRST_PAUSE`].
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// What the thread is told.
+#[derive(Debug)]
+pub enum Order {
+    /// End.
+    Close,
+}
+
+/// What the thread is made from.
+pub struct Parts {
+    /// The lane.
+    pub master: Master,
+    /// What waits.
+    pub outbox: Outbox,
+    /// What the other lane's registration gave.
+    pub session: Watch<Session>,
+    /// From the daemon.
+    pub orders: Receiver<Order>,
+    /// To the session, when the token was refused; with its waker.
+    pub session_orders: Sender<session::Order>,
+    /// Wakes the session.
+    pub wake_session: Box<dyn Fn() + Send>,
+}
+
+/// The thread's state.
+pub struct SubmitThread {
+    parts: Parts,
+    session_version: u64,
+    is_registered: bool,
+    sent: BTreeMap<CallId, (Duration, usize)>,
+    chunk: usize,
+    pause: Duration,
+    not_before: Duration,
+}
+
+impl SubmitThread {
+    /// Sends nothing before the other lane has registered.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            session_version: u64::MAX,
+            is_registered: false,
+            sent: BTreeMap::new(),
+            chunk: FIRST_CHUNK,
+            pause: FIRST_PAUSE,
+            not_before: Duration::ZERO,
+        }
+    }
+
+    /// Runs until it is told to close.
+    pub fn run(mut self) {
+        loop {
+            if let Ok(Order::Close) = self.parts.orders.try_recv() {
+                return;
+            }
+            self.learn_session();
+            let now = boottime();
+            self.send(now);
+            let due = if now < self.not_before { self.not_before } else { Duration::MAX };
+            let event = self.parts.master.next(due);
+            self.handle(event);
+        }
+    }
+
+    fn learn_session(&mut self) {
+        let (version, session) = self.parts.session.latest_with_version();
+        if version != self.session_version {
+            self.session_version = version;
+            self.is_registered = session.token.is_some();
+            let token = session.token.as_ref().map(|token| token.0.clone());
+            self.parts.master.set_session(&session.node_id, token);
+            self.not_before = Duration::ZERO;
+            self.pause = FIRST_PAUSE;
+        }
+    }
+
+    fn send(&mut self, now: Duration) {
+        let urgency = if self.parts.outbox.pending().0 > 0 { Urgency::ResultsWait } else { Urgency::Normal };
+        self.parts.master.lane().set_urgency(urgency);
+        if !self.is_registered || now < self.not_before || !self.parts.master.lane().is_connected() {
+            return;
+        }
+        while self.sent.len() < MAX_CALLS {
+            let Some(piece) = self.parts.outbox.next_piece(self.chunk) else { return };
+            let bytes = match &piece.content {
+                PieceContent::Event(_) => 0,
+                PieceContent::Chunk { bytes, .. } => bytes.len(),
+            };
+            let call = self.parts.master.submit(piece);
+            self.sent.insert(call, (now, bytes));
+        }
+    }
+
+    fn handle(&mut self, event: MasterEvent) {
+        match event {
+            MasterEvent::Reply(call, Reply::Submitted { piece, verdict }) => {
+                self.measure(call);
+                self.pause = FIRST_PAUSE;
+                self.settle(&piece, verdict);
+            }
+            MasterEvent::Failed(call, error, piece) => {
+                self.sent.remove(&call);
+                if let Some(piece) = piece {
+                    self.parts.outbox.failed(&piece);
+                }
+                self.handle_failure(&error);
+            }
+            _ => {}
+        }
+    }
+
+    /// Chunks grow and shrink with what the line carries in a quarter of a second.
+    fn measure(&mut self, call: CallId) {
+        let Some((at, bytes)) = self.sent.remove(&call) else { return };
+        if bytes < self.chunk / 2 {
+            return;
+        }
+        let took = boottime().saturating_sub(at).max(Duration::from_millis(1));
+        let wanted = bytes as u128 * CHUNK_TIME.as_micros() / took.as_micros().max(1);
+        let wanted = usize::try_from(wanted).unwrap_or(MAX_CHUNK);
+        // Half way each time, so that one slow answer changes little.
+        self.chunk = usize::midpoint(self.chunk, wanted).clamp(MIN_CHUNK, MAX_CHUNK);
+    }
+
+    fn settle(&self, piece: &Piece, verdict: Verdict) {
+        match (verdict, &piece.content) {
+            (Verdict::Refused(reason), _) => self.parts.outbox.refused(piece, &printable(&reason)),
+            (Verdict::Event(number), PieceContent::Event(_)) => {
+                self.parts.outbox.acked(&piece.key, Ack::Event(number));
+            }
+            (Verdict::Chunk(offset), PieceContent::Chunk { stream, epoch, .. }) => {
+                self.parts.outbox.acked(&piece.key, Ack::Stream { stream: *stream, epoch: *epoch, offset });
+            }
+            // An answer to another kind of piece says nothing on this one.
+            _ => self.parts.outbox.failed(piece),
+        }
+    }
+
+    fn handle_failure(&mut self, error: &CallError) {
+        match error.status.code {
+            Code::Unauthenticated => {
+                self.is_registered = false;
+                if self.parts.session_orders.try_send(session::Order::TokenRefused).is_ok() {
+                    (self.parts.wake_session)();
+                }
+            }
+            // The connection is at fault: the lane itself waits before the next one.
+            Code::Unavailable => {}
+            code => {
+                if code == Code::ResourceExhausted {
+                    self.chunk = (self.chunk / 2).max(MIN_CHUNK);
+                }
+                log::debug!("a piece failed: {code:?}: {}", printable(&error.status.message));
+                self.not_before = boottime() + self.pause;
+                self.pause = (self.pause * 2).min(MAX_PAUSE);
+            }
+        }
+    }
+}
