@@ -1,6 +1,7 @@
 //! The calling end: unary calls over one HTTP/2 connection.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use super::message::{self, Assembler};
@@ -17,7 +18,7 @@ use crate::h2::{
 pub struct CallId(pub u64);
 
 /// A call to make.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// `/package.Service/Method`.
     pub path: String,
@@ -31,8 +32,15 @@ pub struct Request {
     pub max_response: usize,
 }
 
+impl fmt::Debug for Request {
+    /// Without the message, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({}, {} bytes, within {:?})", self.path, self.body.len(), self.timeout)
+    }
+}
+
 /// A good answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Response {
     /// From the head.
     pub metadata: Metadata,
@@ -40,6 +48,13 @@ pub struct Response {
     pub trailers: Metadata,
     /// The message.
     pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Response {
+    /// Without the message, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Response({} bytes)", self.body.len())
+    }
 }
 
 /// Whether the server can have acted on a call that failed.

@@ -1,6 +1,7 @@
 //! The serving end: unary requests from one HTTP/2 connection, each answered when the application can.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use super::message::{self, Assembler};
@@ -33,7 +34,7 @@ impl Default for ServerConfig {
 }
 
 /// A whole request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct IncomingRequest {
     /// To answer with.
     pub id: StreamId,
@@ -45,6 +46,13 @@ pub struct IncomingRequest {
     pub body: Vec<u8>,
     /// When the caller gives up, if it said so.
     pub deadline: Option<Instant>,
+}
+
+impl fmt::Debug for IncomingRequest {
+    /// Without the message, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IncomingRequest({}, {}, {} bytes)", self.id, self.path, self.body.len())
+    }
 }
 
 /// What happened.

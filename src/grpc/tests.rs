@@ -322,3 +322,90 @@ fn server_answers_what_is_not_grpc_with_http() {
     assert_eq!(find(1, ":status"), Some(b"415".as_slice()));
     assert_eq!(find(2, "grpc-status"), Some(b"12".as_slice()), "no message");
 }
+
+/// Changes a few bytes.
+fn mutate(bytes: &mut [u8], seed: &mut u64) -> usize {
+    let mut random = || {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        usize::try_from(*seed >> 20).unwrap()
+    };
+    for _ in 0..=random() % 3 {
+        let at = random() % bytes.len();
+        bytes[at] = (random() & 0xff) as u8;
+    }
+    random() % bytes.len()
+}
+
+#[test]
+fn each_call_ends_exactly_once_whatever_the_server_sends() {
+    let mut script = Connection::server(Config::default(), NOW);
+    let mut caller = client();
+    for id in 1..=3 {
+        caller.call(CallId(id), request(b"x"), NOW);
+    }
+    let (mut out, mut good) = (Vec::new(), Vec::new());
+    caller.poll_transmit(&mut out);
+    script.handle_bytes(&out, NOW);
+    script.send_headers(1, &headers(&OK_HEAD), false);
+    script.send_data(1, MESSAGE.to_vec(), false);
+    script.send_trailers(1, headers(&[("grpc-status", "0"), ("a-bin", "AP8")]));
+    script.send_headers(
+        3,
+        &headers(&[OK_HEAD.as_slice(), &[("grpc-status", "5"), ("grpc-message", "%41")]].concat()),
+        true,
+    );
+    script.reset(5, ErrorCode::REFUSED_STREAM);
+    script.poll_transmit(&mut good);
+    let mut seed = 0x853c_49e6_748f_ea9b;
+    for _ in 0..5_000 {
+        let mut bytes = good.clone();
+        let cut = mutate(&mut bytes, &mut seed);
+        let mut client = client();
+        for id in 1..=3 {
+            client.call(CallId(id), request(b"x"), NOW);
+        }
+        client.poll_transmit(&mut Vec::new());
+        client.handle_bytes(&bytes[..cut], NOW);
+        client.handle_bytes(&bytes[cut..], NOW);
+        client.handle_timeout(NOW + Duration::from_secs(10));
+        client.handle_eof(NOW);
+        let mut ids: Vec<u64> = answers(&mut client).into_iter().map(|(id, _)| id.0).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2, 3], "{bytes:x?}");
+    }
+}
+
+#[test]
+fn each_request_is_told_and_cancelled_at_most_once_whatever_the_client_sends() {
+    let mut caller = client();
+    for id in 1..=3 {
+        caller.call(CallId(id), request(b"some message"), NOW);
+    }
+    caller.cancel(CallId(3), NOW);
+    let mut good = Vec::new();
+    caller.poll_transmit(&mut good);
+    let mut seed = 0x853c_49e6_748f_ea9b;
+    for _ in 0..5_000 {
+        let mut bytes = good.clone();
+        let cut = mutate(&mut bytes, &mut seed);
+        let mut server = Server::new(ServerConfig::default(), NOW);
+        server.handle_bytes(&bytes[..cut], NOW);
+        server.handle_bytes(&bytes[cut..], NOW);
+        server.handle_timeout(NOW + Duration::from_secs(100));
+        server.handle_eof(NOW);
+        let mut open = Vec::new();
+        while let Some(event) = server.poll_event() {
+            match event {
+                ServerEvent::Request(request) => open.push(request.id),
+                ServerEvent::Cancelled { id } => {
+                    let at = open.iter().position(|o| *o == id).unwrap();
+                    open.remove(at);
+                }
+                ServerEvent::Closed { .. } => {}
+            }
+        }
+        assert!(open.is_empty() && server.open_calls() == 0);
+    }
+}

@@ -194,8 +194,9 @@ impl Lane {
         }
     }
 
-    /// Waits for what happens next, at most until this time.
+    /// Waits for what happens next, at most until this time. With a time that has passed it looks once and returns.
     pub fn next(&mut self, until: Instant) -> LaneEvent {
+        let mut has_looked = false;
         loop {
             let now = boottime();
             self.drive(now);
@@ -208,10 +209,11 @@ impl Lane {
             if self.wake.take() {
                 return LaneEvent::Woken;
             }
-            if now >= until {
+            if has_looked && now >= until {
                 return LaneEvent::TimedOut;
             }
             self.wait(now, until);
+            has_looked = true;
         }
     }
 
@@ -360,5 +362,57 @@ impl Drop for Lane {
         if let Some(link) = &mut self.draining {
             link.close(now, &mut self.answers);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::Metadata;
+
+    /// Nothing listens there: port 1 of loopback.
+    fn lane(url: &str) -> io::Result<Lane> {
+        let target = Target::parse(url).unwrap();
+        Lane::new(LaneConfig { target, tls: None, user_agent: "test".into(), seed: 3 })
+    }
+
+    fn request(timeout: Duration) -> Request {
+        let metadata = Metadata::default();
+        Request { path: "/a/b".into(), metadata, body: Vec::new(), timeout, max_response: 10 }
+    }
+
+    #[test]
+    fn tls_is_never_left_out() {
+        assert!(lane("https://127.0.0.1:1").is_err());
+    }
+
+    #[test]
+    fn queue_is_bounded_and_calls_in_it_can_be_cancelled() {
+        let mut lane = lane("http://127.0.0.1:1").unwrap();
+        let first = lane.call(request(Duration::ZERO));
+        lane.cancel(first);
+        for _ in 0..MAX_QUEUED {
+            lane.call(request(Duration::from_secs(60)));
+        }
+        let last = lane.call(request(Duration::from_secs(60)));
+        let LaneEvent::Answer { id, result } = lane.next(boottime()) else { panic!("no answer") };
+        assert_eq!((id, result.unwrap_err().status.code), (last, Code::ResourceExhausted));
+    }
+
+    #[test]
+    fn refused_connection_is_told_with_its_reason_and_tried_again() {
+        let mut lane = lane("http://127.0.0.1:1").unwrap();
+        for _ in 0..2 {
+            let LaneEvent::Disconnected { reason, retry_at } = lane.next(boottime() + Duration::from_secs(60)) else {
+                panic!("connected");
+            };
+            assert!(reason.contains("127.0.0.1:1"), "{reason}");
+            assert!(retry_at <= boottime() + Duration::from_secs(2));
+            lane.retry_now();
+        }
+        lane.waker().wake();
+        lane.set_urgency(Urgency::ResultsWait);
+        assert!(!lane.is_connected());
+        assert!((0..10).any(|_| matches!(lane.next(boottime()), LaneEvent::Woken)));
     }
 }

@@ -131,8 +131,9 @@ impl Server {
         self.connections.iter().map(|c| c.grpc.open_calls()).sum()
     }
 
-    /// Waits for what happens next, at most until this time.
+    /// Waits for what happens next, at most until this time. With a time that has passed it looks once and returns.
     pub fn next(&mut self, until: Instant) -> ServerEvent {
+        let mut has_looked = false;
         loop {
             let now = boottime();
             self.drive(now);
@@ -142,10 +143,11 @@ impl Server {
             if self.wake.take() {
                 return ServerEvent::Woken;
             }
-            if now >= until {
+            if has_looked && now >= until {
                 return ServerEvent::TimedOut;
             }
             self.wait(now, until);
+            has_looked = true;
         }
     }
 

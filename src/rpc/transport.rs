@@ -90,7 +90,7 @@ impl Transport {
         let _ = self.write(out);
         if let Transport::Tls { socket, session, .. } = self {
             session.send_close_notify();
-            while session.wants_write() && session.write_tls(socket).is_ok() {}
+            while session.wants_write() && session.write_tls(socket).is_ok_and(|n| n > 0) {}
         }
     }
 }
@@ -179,6 +179,7 @@ fn write_tls(socket: &mut TcpStream, session: &mut ClientConnection, out: &mut O
             return Ok(out.is_empty() || session.is_handshaking());
         }
         match session.write_tls(socket) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
