@@ -32,6 +32,9 @@ pub(super) const MAX_HISTORY: i64 = 100_000;
 /// Readers and the store thread never wait long for each other in WAL mode.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// SQLite's log is cut to this size after it had to be longer.
+const MAX_LOG_BYTES: i64 = 4 << 20;
+
 const SCHEMA: &str = "
 CREATE TABLE attempt(id INTEGER PRIMARY KEY AUTOINCREMENT, task TEXT NOT NULL, attempt INTEGER NOT NULL,
     spec BLOB NOT NULL, sum BLOB NOT NULL, UNIQUE(task, attempt));
@@ -102,6 +105,7 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", MAX_LOG_BYTES)?;
     Ok(connection)
 }
 
