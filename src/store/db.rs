@@ -94,9 +94,15 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     }
 }
 
+/// SQLite's code for a shared index that can't grow: its way to say that the disk is full.
+const NO_SHARED_INDEX: i32 = 4_874;
+
 /// Whether a write failed for lack of space.
 pub(super) fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+    match error {
+        rusqlite::Error::SqliteFailure(error, _) if error.extended_code == NO_SHARED_INDEX => true,
+        _ => error.sqlite_error_code() == Some(ErrorCode::DiskFull),
+    }
 }
 
 /// Opens the file for the store thread. Says nothing about its content.
