@@ -337,11 +337,13 @@ fn a_lost_segment_shows_as_a_gap() {
 #[test]
 fn a_folder_that_cannot_be_used_is_told_in_words() {
     let folder = Folder::new();
-    let path = folder.state().join("missing/state");
+    std::fs::write(folder.state(), "").unwrap();
+    let path = folder.state().join("state");
     let error = Store::open(&path, StoreConfig::default(), Box::new(|_| {})).err().unwrap();
     assert!(matches!(error, OpenError::Folder { .. }));
     assert!(error.to_string().contains("another one"), "{error}");
     // Only a privileged test run can make a folder that belongs to someone else.
+    std::fs::remove_file(folder.state()).unwrap();
     std::fs::create_dir_all(folder.state()).unwrap();
     if std::os::unix::fs::chown(folder.state(), Some(12_345), None).is_ok() {
         let error = Store::open(&folder.state(), StoreConfig::default(), Box::new(|_| {})).err().unwrap();

@@ -32,6 +32,9 @@ pub(super) const MAX_HISTORY: i64 = 100_000;
 /// Readers and the store thread never wait long for each other in WAL mode.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// SQLite's log is cut to this size after it had to be longer.
+const MAX_LOG_BYTES: i64 = 4 << 20;
+
 const SCHEMA: &str = "
 CREATE TABLE attempt(id INTEGER PRIMARY KEY AUTOINCREMENT, task TEXT NOT NULL, attempt INTEGER NOT NULL,
     spec BLOB NOT NULL, sum BLOB NOT NULL, UNIQUE(task, attempt));
@@ -91,9 +94,15 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     }
 }
 
+/// SQLite's code for a shared index that can't grow: its way to say that the disk is full.
+const NO_SHARED_INDEX: i32 = 4_874;
+
 /// Whether a write failed for lack of space.
 pub(super) fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+    match error {
+        rusqlite::Error::SqliteFailure(error, _) if error.extended_code == NO_SHARED_INDEX => true,
+        _ => error.sqlite_error_code() == Some(ErrorCode::DiskFull),
+    }
 }
 
 /// Opens the file for the store thread. Says nothing about its content.
@@ -102,6 +111,7 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", MAX_LOG_BYTES)?;
     Ok(connection)
 }
 

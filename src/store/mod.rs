@@ -108,7 +108,8 @@ pub enum Write {
 pub enum StoreEvent {
     /// All writes of this ticket are on disk.
     Durable(u64),
-    /// No write of this ticket is on disk, and none will be.
+    /// The writes of this ticket must not have an effect. They are not on disk; but after a fault of the disk nobody
+    /// knows, and the next start may show them.
     Failed {
         /// Of the commit.
         ticket: u64,

@@ -392,3 +392,86 @@ impl Queue {
         ends.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::key;
+    use super::*;
+
+    /// One attempt with a closed stream of `written` bytes in one segment.
+    fn queue(written: u64) -> Queue {
+        let mut queue = Queue::default();
+        queue.insert(key("sum", 1), Entry::new(1, 0, 0, BTreeMap::new()));
+        let stream = queue.stream_or_new(&key("sum", 1), (1, 1)).unwrap();
+        stream.segments.push_back(0);
+        stream.written = written;
+        stream.is_closed = true;
+        queue
+    }
+
+    fn chunk(pick: Option<Pick>) -> Option<(u64, u64, bool)> {
+        match pick? {
+            Pick::Chunk { offset, len, is_last, .. } => Some((offset, len, is_last)),
+            Pick::Event { .. } => None,
+        }
+    }
+
+    #[test]
+    fn an_empty_end_waits_for_the_bytes_before_it() {
+        let key = key("sum", 1);
+        let mut queue = queue(10);
+        queue.stream(&key, (1, 1)).unwrap().is_closed = false;
+        assert_eq!(chunk(queue.select(100)), Some((0, 10, false)));
+        queue.stream(&key, (1, 1)).unwrap().is_closed = true;
+        assert_eq!(queue.select(100), None);
+        assert!(queue.acked_stream(&key, (1, 1), 10));
+        assert_eq!(chunk(queue.select(100)), Some((10, 0, true)));
+        // A late answer to the bytes is no answer to the end.
+        assert!(!queue.acked_stream(&key, (1, 1), 5));
+        assert_eq!(chunk(queue.select(100)), Some((10, 0, true)));
+        assert!(queue.acked_stream(&key, (1, 1), 10));
+        assert_eq!(queue.select(100), None);
+        assert!(queue.take_acks()[0].are_streams_done);
+    }
+
+    #[test]
+    fn an_acknowledgement_below_the_end_rewinds_and_one_beyond_it_is_cut() {
+        let key = key("sum", 1);
+        let mut queue = queue(10);
+        assert_eq!(chunk(queue.select(6)), Some((0, 6, false)));
+        assert!(queue.acked_stream(&key, (1, 1), 2));
+        assert_eq!(chunk(queue.select(6)), Some((2, 6, false)));
+        assert!(queue.acked_stream(&key, (1, 1), u64::MAX));
+        assert_eq!(chunk(queue.select(6)), Some((8, 2, true)));
+        // What was offered once may have arrived, though its call failed.
+        queue.rewind_all();
+        assert!(queue.acked_stream(&key, (1, 1), 10));
+        assert_eq!(chunk(queue.select(6)), Some((10, 0, true)));
+        assert_eq!(queue.pending(), (0, 0));
+    }
+
+    #[test]
+    fn segments_go_only_when_their_acknowledgement_is_noted() {
+        let key = key("sum", 1);
+        let mut queue = queue(10);
+        queue.select(100);
+        queue.acked_stream(&key, (1, 1), 10);
+        let acks = queue.take_acks();
+        queue.put_back(&acks);
+        assert_eq!(queue.stream(&key, (1, 1)).unwrap().segments.len(), 1);
+        let acks = queue.take_acks();
+        assert_eq!(queue.noted(&acks).len(), 1);
+        assert!(queue.take_acks().is_empty());
+    }
+
+    #[test]
+    fn notes_of_refusals_are_bounded() {
+        let mut queue = queue(0);
+        for _ in 0..100 {
+            queue.note(&key("sum", 1), "refused".to_owned());
+        }
+        let notes = queue.take_notes();
+        assert_eq!(notes.len(), 16);
+        assert!(notes[15].1.contains("more"));
+    }
+}

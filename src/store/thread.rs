@@ -87,11 +87,10 @@ pub(super) enum Fault {
 
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory};
+        use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, OutOfMemory};
         match error.sqlite_error_code() {
-            Some(DiskFull | DatabaseBusy | DatabaseLocked | OutOfMemory | CannotOpen) => {
-                Self::Passing(error.to_string())
-            }
+            _ if super::db::is_full(&error) => Self::Passing(error.to_string()),
+            Some(DatabaseBusy | DatabaseLocked | OutOfMemory | CannotOpen) => Self::Passing(error.to_string()),
             _ => Self::Lasting(error.to_string()),
         }
     }
@@ -213,7 +212,11 @@ impl Thread {
             Ok(draft) => self.publish(work, &acks, draft),
             Err(fault) => {
                 self.outbox.queue().put_back(&acks);
-                self.remove_uncommitted(&work);
+                // After a fault of the disk nobody knows whether the rows are there: the next start sees, and needs
+                // the folders then.
+                if matches!(fault, Fault::Passing(_)) {
+                    self.remove_uncommitted(&work);
+                }
                 self.handle_fault(fault, work);
             }
         }
