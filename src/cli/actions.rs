@@ -17,14 +17,8 @@ pub(super) fn cancel(client: &Client, task: &Id) -> Result<u8, Failure> {
     match client.post(&format!("/api/v1/submissions/{}/cancel", encoded(task.as_str()))) {
         Ok(()) => {}
         // Not submitted here, or no small master here (409): the node may hold it all the same.
-        Err(error @ ClientError::Refused { status: 404 | 409, .. }) => {
-            let Some(key) = held_attempt(client, task)? else {
-                return Err(if error.is_not_found() {
-                    Failure::new(format!("this node holds no task {task}: `hivemind-worker tasks` lists them"))
-                } else {
-                    error.into()
-                });
-            };
+        Err(ClientError::Refused { status: 404 | 409, .. }) => {
+            let key = held_attempt(client, task)?.ok_or_else(|| not_held(task))?;
             client.post(&format!("/api/v1/tasks/{}/{}/stop", encoded(key.task.as_str()), key.attempt))?;
         }
         Err(error) => return Err(error.into()),
@@ -38,4 +32,9 @@ pub(super) fn held_attempt(client: &Client, task: &Id) -> Result<Option<AttemptK
     let attempts = client.status()?.attempts;
     let keys = attempts.into_iter().map(|view| view.key).filter(|key| key.task == *task);
     Ok(keys.max_by_key(|key| key.attempt))
+}
+
+/// Nobody here knows the task.
+pub(super) fn not_held(task: &Id) -> Failure {
+    Failure::new(format!("this node holds no task {task}: `hivemind-worker tasks` lists them"))
 }

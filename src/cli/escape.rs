@@ -3,21 +3,12 @@
 
 use std::fmt::Write;
 
-/// Whether a terminal would act on it. A tab and a line end are wanted; so is what people write.
+use crate::sys::text::is_harmless;
+
+/// Whether a terminal would act on it. A tab and a line end are wanted; so is what people write. Two that hide or
+/// reorder text come on top of what a log line must not have.
 fn is_harmful(c: char) -> bool {
-    match c {
-        '\n' | '\t' => false,
-        // Reorders or hides text without being a control character in the sense of Unicode.
-        '\u{200e}'
-        | '\u{200f}'
-        | '\u{061c}'
-        | '\u{202a}'..='\u{202e}'
-        | '\u{2066}'..='\u{2069}'
-        | '\u{2028}'
-        | '\u{2029}'
-        | '\u{feff}' => true,
-        c => c.is_control(),
-    }
+    !matches!(c, '\n' | '\t') && (!is_harmless(c) || matches!(c, '\u{61c}' | '\u{feff}'))
 }
 
 fn push(out: &mut String, c: char) {

@@ -1,17 +1,14 @@
 //! `healthcheck` and `monitor`: the two that have to do with the monitor page.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::config::{self, ClientOptions};
+use crate::monitor;
 
 use super::client::Client;
 use super::{Failure, print, tell};
 
-/// The token's file in the state folder.
-const TOKEN_FILE: &str = "monitor.token";
 /// Seconds that a worker which is well needs at most for a line.
 const PATIENCE_S: u64 = 5;
 
@@ -52,7 +49,13 @@ pub(super) fn monitor(client: &Client, options: &ClientOptions) -> Result<u8, Fa
         return Err(Failure::new("the worker tells no address of a monitor page"));
     }
     // A service's socket is elsewhere; the token lies in the state folder in either case.
-    let token = token(&options.state_dir)?;
+    let token = monitor::read_token(&options.state_dir).map_err(|error| {
+        let path = options.state_dir.join(monitor::TOKEN_FILE);
+        Failure::new(format!(
+            "the monitor's token {} can't be read: {error} (name the worker's state folder with --state)",
+            path.display()
+        ))
+    })?;
     let url = format!("{page}#token={token}");
     print(&format!("{url}\n"))?;
     let has_screen = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
@@ -60,22 +63,6 @@ pub(super) fn monitor(client: &Client, options: &ClientOptions) -> Result<u8, Fa
         open(&url);
     }
     Ok(0)
-}
-
-fn token(state_dir: &Path) -> Result<String, Failure> {
-    let path = state_dir.join(TOKEN_FILE);
-    let text = fs::read_to_string(&path).map_err(|error| {
-        Failure::new(format!(
-            "the monitor's token {} can't be read: {error} (name the worker's state folder with --state)",
-            path.display()
-        ))
-    })?;
-    let token = text.trim();
-    if (1..=256).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
-        Ok(token.to_owned())
-    } else {
-        Err(Failure::new(format!("{} holds no token", path.display())))
-    }
 }
 
 /// The browser outlives us and its exit code says nothing; the address stands on the terminal in any case.

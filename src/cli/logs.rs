@@ -103,9 +103,7 @@ fn source(client: &Client, logs: &Logs) -> Result<Source, Failure> {
         Some(attempt) => Some(AttemptKey { task: logs.task.clone(), attempt }),
         None => actions::held_attempt(client, &logs.task)?,
     };
-    key.map(Source::Attempt).ok_or_else(|| {
-        Failure::new(format!("this node holds no task {}: `hivemind-worker tasks` lists them", logs.task))
-    })
+    key.map(Source::Attempt).ok_or_else(|| actions::not_held(&logs.task))
 }
 
 /// Copies what is there, and with `follow` what comes until the end.
