@@ -28,12 +28,15 @@ trait Calls {
     fn call(&mut self, path: &str, token: &str, body: Vec<u8>) -> Result<Vec<u8>, (u8, String)>;
 }
 
-impl Calls for Lane {
+/// Our lane, and how long it may take for a call, the way back to a lost master included.
+struct OurLane(Lane, Duration);
+
+impl Calls for OurLane {
     fn call(&mut self, path: &str, token: &str, body: Vec<u8>) -> Result<Vec<u8>, (u8, String)> {
         let mut metadata = Metadata::default();
         metadata.add_secret("authorization", format!("Bearer {token}")).unwrap();
-        let request = Request { path: path.to_owned(), metadata, body, timeout: PATIENCE, max_response: 32 << 20 };
-        match grpc_support::call(self, request) {
+        let request = Request { path: path.to_owned(), metadata, body, timeout: self.1, max_response: 32 << 20 };
+        match grpc_support::call(&mut self.0, request) {
             Ok(response) => Ok(response.body),
             Err(CallError { status, .. }) => Err((status.code.number(), status.message)),
         }
@@ -302,7 +305,7 @@ fn life(master: &Master, calls: &mut dyn Calls) {
 fn a_task_goes_its_whole_way_over_our_own_lane() {
     let dir = Folder::new();
     let master = Master::start(MasterConfig::new(&dir.0)).unwrap();
-    life(&master, &mut lane_to(&master.url()));
+    life(&master, &mut OurLane(lane_to(&master.url()), PATIENCE));
     master.stop();
 }
 
@@ -393,54 +396,92 @@ fn master_of_its_own_process() {
     std::thread::sleep(PATIENCE * 4);
 }
 
+/// What a node knows to be at the master.
+#[derive(Default)]
+struct Acknowledged {
+    events: u64,
+    bytes: u64,
+}
+
+fn line(number: u64) -> String {
+    format!("line {number:06}\n")
+}
+
+/// Sends pieces until the master is gone. As a node does that does not know what arrived, it begins with the last one
+/// that was acknowledged.
+fn send_until_killed(node: &mut Node<'_>, known: &mut Acknowledged) -> Result<(), (u8, String)> {
+    loop {
+        let next = known.events.max(1);
+        match node.event("a", next, event::Kind::Note(line(next)))? {
+            Answer::EventDurable(events) if events >= next => known.events = events,
+            other => panic!("{next}: {other:?}"),
+        }
+        let next = known.events + 1;
+        assert_eq!(node.event("a", next, event::Kind::Note(line(next)))?, Answer::EventDurable(next));
+        known.events = next;
+        // Each line is 12 bytes; the piece begins before what is known, to be cut by the master.
+        let from = known.bytes / 12;
+        let back = from.saturating_sub(1);
+        let data: String = (back..from + 3).map(line).collect();
+        match node.chunk("a", (1, 1), back * 12, data.as_bytes())? {
+            Answer::ChunkDurable(bytes) if bytes >= known.bytes => known.bytes = bytes - bytes % 12,
+            other => panic!("{}: {other:?}", known.bytes),
+        }
+    }
+}
+
 #[test]
-fn a_killed_master_has_all_that_it_acknowledged_and_goes_on() {
+fn a_master_killed_at_any_moment_has_all_that_it_acknowledged_and_goes_on() {
     let dir = Folder::new();
-    let (mut events, mut bytes, mut has_ended) = (0u64, 0u64, false);
-    let text = |number: u64| format!("line {number}\n");
-    let mut content = Vec::new();
-    for round in 0..12u64 {
+    let mut known = Acknowledged::default();
+    for round in 0..15u64 {
         let master = Killable::start(&dir.0);
-        let mut lane = lane_to(&master.url);
+        let mut lane = OurLane(lane_to(&master.url), Duration::from_secs(3));
         let mut node = Node::register(&mut lane);
         for offer in node.poll(&[], 0).offers {
             node.poll(&[offer.offer_id], 0);
         }
-        // As a node does that does not know what arrived: again from the last acknowledgement, and from before it.
-        let back = events.saturating_sub(1);
-        assert_eq!(node.event("a", back.max(1), event::Kind::Note(text(back.max(1)))).unwrap(), {
-            events = events.max(1);
-            Answer::EventDurable(events)
+        // Odd steps, so that the kill meets other moments each time.
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_micros(2_000 + round * 3_701));
+            master.kill();
         });
-        for _ in 0..5 + round {
-            let note = event::Kind::Note(text(events + 1));
-            assert_eq!(node.event("a", events + 1, note).unwrap(), Answer::EventDurable(events + 1));
-            events += 1;
-            let line = text(events);
-            assert_eq!(
-                node.chunk("a", (1, 1), bytes, line.as_bytes()).unwrap(),
-                Answer::ChunkDurable(bytes + line.len() as u64)
-            );
-            content.extend_from_slice(line.as_bytes());
-            bytes += line.len() as u64;
-        }
-        if round == 11 {
-            let streams = vec![StreamEnd { stream: 1, epoch: 1, bytes }];
-            let report = FinalReport { outcome: 1, streams, ..FinalReport::default() };
-            node.event("a", events + 1, event::Kind::FinalReport(report.clone())).unwrap();
-            node.event("a", events + 1, event::Kind::FinalReport(report)).unwrap();
-            has_ended = true;
-        }
-        master.kill();
+        let (code, _) = send_until_killed(&mut node, &mut known).unwrap_err();
+        // Under way when the master went, or waiting for it to come back.
+        assert!(matches!(code, 14 | 4), "{code}");
+        killer.join().unwrap();
     }
-    assert!(has_ended);
     let master = Master::start(MasterConfig::new(&dir.0)).unwrap();
     let desk = master.desk();
+    let mut lane = OurLane(lane_to(&master.url()), PATIENCE);
+    let mut node = Node::register(&mut lane);
+    let Answer::EventDurable(last) = node.event("a", known.events, event::Kind::Note(line(known.events))).unwrap()
+    else {
+        panic!("no answer for an event");
+    };
+    assert!(last == known.events || last == known.events + 1, "{last} after {}", known.events);
+    let Answer::ChunkDurable(bytes) = node.chunk("a", (1, 1), 0, b"").unwrap() else {
+        panic!("no answer for a chunk");
+    };
+    assert!(bytes >= known.bytes && known.events > 2, "{bytes} {} {}", known.bytes, known.events);
+    let streams = vec![StreamEnd { stream: 1, epoch: 1, bytes }];
+    let report = FinalReport { outcome: 1, streams, ..FinalReport::default() };
+    for _ in 0..2 {
+        let answer = node.event("a", last + 1, event::Kind::FinalReport(report.clone())).unwrap();
+        assert_eq!(answer, Answer::EventDurable(last + 1));
+    }
     let view = desk.view("a", 0, Duration::ZERO).unwrap();
     assert!(view.is_complete && view.outcome == Some(Outcome::Succeeded));
-    assert_eq!(view.notes.last(), Some(&text(events)));
-    assert_eq!(desk.read("a", 1, 0, 1 << 20).unwrap().bytes, content);
+    let content: String = (0..bytes / 12 + 1).map(line).collect();
+    let stored = desk.read("a", 1, 0, 4 << 20).unwrap().bytes;
+    assert_eq!(stored, content.as_bytes()[..stored.len()]);
+    assert_eq!(stored.len() as u64, bytes);
     let record = std::fs::read_to_string(dir.0.join("tasks/a/1/record.jsonl")).unwrap();
-    assert_eq!(record.lines().count() as u64, events + 1);
-    assert_eq!(record.matches("\"final\"").count(), 1);
+    assert_eq!(record.lines().count() as u64, last + 1);
+    for (number, text) in record.lines().enumerate().take(last as usize) {
+        let entry: Value = serde_json::from_str(text).unwrap();
+        let number = number as u64 + 1;
+        assert_eq!(entry["event"]["number"], number);
+        assert_eq!(entry["event"]["kind"]["note"], line(number));
+    }
 }
