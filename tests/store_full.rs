@@ -37,7 +37,7 @@ fn full_child() {
     fill(&folder.join("filler"));
 
     // New tasks are refused with the reason.
-    open1.store.commit(1_000, vec![Write::Take { spec: spec(&second), inputs: vec![1; 1 << 20] }]);
+    open1.store.commit(1_000, vec![Write::Take { spec: Box::new(spec(&second)), inputs: vec![1; 1 << 20] }]);
     assert!(matches!(open1.wait(|_| true), StoreEvent::Trouble(_)));
     let StoreEvent::Failed { ticket: 1_000, reason } = open1.wait(|_| true) else { panic!() };
     assert!(reason.contains("space") || reason.contains("full"), "{reason}");
@@ -45,7 +45,7 @@ fn full_child() {
     // What runs can be finished, thanks to the reserve.
     open1.commit(vec![phase(&first, Phase::Collecting)]);
     open1.commit(vec![end(&first, Outcome::Succeeded)]);
-    open1.store.commit(1_001, vec![Write::Take { spec: spec(&second), inputs: Vec::new() }]);
+    open1.store.commit(1_001, vec![Write::Take { spec: Box::new(spec(&second)), inputs: Vec::new() }]);
     assert!(matches!(open1.wait(|_| true), StoreEvent::Failed { ticket: 1_001, .. }));
 
     // With the reserve used up too, output is dropped and counted, and a duty waits.
@@ -114,7 +114,7 @@ fn a_lasting_fault_refuses_everything_until_a_restart() {
     open.commit(vec![note(&first, "one")]);
     let (spool, away) = (folder.state().join("spool"), folder.state().join("away"));
     std::fs::rename(&spool, &away).unwrap();
-    open.store.commit(1_000, vec![Write::Take { spec: spec(&second), inputs: Vec::new() }]);
+    open.store.commit(1_000, vec![Write::Take { spec: Box::new(spec(&second)), inputs: Vec::new() }]);
     assert!(matches!(open.wait(|_| true), StoreEvent::Trouble(_)));
     assert!(matches!(open.wait(|_| true), StoreEvent::Failed { ticket: 1_000, .. }));
     std::fs::rename(&away, &spool).unwrap();
