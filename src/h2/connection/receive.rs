@@ -67,18 +67,20 @@ impl Connection {
         self.pinger.received(now);
         if self.input.is_empty() {
             let used = self.consume(bytes);
-            self.keep(bytes.get(used..).unwrap_or_default());
+            self.keep(bytes.get(used..).unwrap_or_default().to_vec());
         } else {
+            // A frame that comes in many pieces is not copied for each of them.
             let mut input = std::mem::take(&mut self.input);
             input.extend_from_slice(bytes);
             let used = self.consume(&input);
-            self.keep(input.get(used..).unwrap_or_default());
+            input.drain(..used);
+            self.keep(input);
         }
     }
 
-    fn keep(&mut self, rest: &[u8]) {
+    fn keep(&mut self, rest: Vec<u8>) {
         if self.phase != Phase::Closed {
-            self.input = rest.to_vec();
+            self.input = rest;
         }
     }
 
