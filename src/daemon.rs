@@ -29,7 +29,7 @@ use log::{info, warn};
 use self::driver::{Driver, HeldCell};
 use self::lanes::{Lanes, Needs, Route};
 use crate::config::{Config, Shutdown};
-use crate::coordinator::{Coordinator, Event, Held, Settings, ShutdownMode};
+use crate::coordinator::{Coordinator, Event, Held, MAX_OVER, Settings, ShutdownMode};
 use crate::docker::{Docker, DockerHost, NodeTimeouts};
 use crate::host::{self, Sampler};
 use crate::monitor::{Monitor, MonitorConfig, Submissions};
@@ -161,7 +161,9 @@ impl Worker {
         let monitor = start_monitor(config, &snapshot, actions, &store, desk)?;
         view.monitor = monitor_url(&monitor);
         let identity = Identity::new(config.node_id.as_str(), key.public());
-        let coordinator = coordinator(config, view, recovered);
+        let mut coordinator = coordinator(config, view, recovered);
+        // More than the page shows: an attempt that has ended here must not run again because of a restart.
+        coordinator.remember_over(store.history(MAX_OVER, None).into_iter().map(|row| row.key));
         snapshot.set(coordinator.snapshot());
         let held = HeldCell::new(coordinator.held());
 

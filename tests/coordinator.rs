@@ -194,6 +194,13 @@ fn an_attempt_that_is_over_is_not_run_again() {
 }
 
 #[test]
+fn what_was_over_before_a_restart_is_not_run_again() {
+    let mut node = Node::new(Vec::new());
+    node.coordinator.remember_over([key("newer"), key("a")].into_iter());
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
+}
+
+#[test]
 fn an_older_attempt_is_refused() {
     let mut node = Node::new(Vec::new());
     node.offer(vec![Offer { attempt: 2, ..offer("a", GIB) }]);
@@ -498,4 +505,14 @@ fn a_start_that_is_not_kept_at_shutdown_is_the_next_starts() {
     node.tell(Event::Shutdown(ShutdownMode::Leave));
     let effects = node.settle();
     assert!(started(&effects).is_empty() && effects.contains(&Effect::Exit), "{effects:?}");
+}
+
+#[test]
+fn what_no_longer_fits_at_all_holds_up_nobody() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", 2 * GIB), offer("large", 2 * GIB), offer("small", GIB / 2)]);
+    node.tell(Event::MasterHeard { lease: None, trust_percent: Some(50) });
+    node.finish("a", Outcome::Succeeded);
+    node.tell(Event::Task(key("a"), TaskNews::Cleaned(None)));
+    assert_eq!(started(&node.settle()), ["small"]);
 }
