@@ -240,10 +240,14 @@ impl Coordinator {
         };
         let answer = Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() };
         self.cancel(key, reason, outcome);
+        if state != CancelState::Stopping {
+            return self.effects.push(answer);
+        }
         // The master stops asking when it has this, so the order must outlive the process. Until it is kept, the master
         // asks again; one answer is enough then.
         let ticket = self.commit();
-        let is_gated = |(_, what): &(u64, Gated)| matches!(what, Gated::Answer(waiting) if *waiting == answer);
+        let is_same = |effect: &Effect| matches!(effect, Effect::AnswerCancel { key: waiting, .. } if waiting == key);
+        let is_gated = |(_, what): &(u64, Gated)| matches!(what, Gated::Answer(waiting) if is_same(waiting));
         if !self.gated.iter().any(is_gated) {
             self.gate(ticket, Gated::Answer(answer));
         }
