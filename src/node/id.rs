@@ -86,10 +86,7 @@ impl fmt::Display for IdError {
             Self::First => f.write_str("must begin with a letter or digit"),
             Self::TooLong(len) => write!(f, "has {len} bytes, at most {MAX_ID_LEN} are allowed"),
             Self::Character(at) => {
-                write!(
-                    f,
-                    "has a character at byte {at} that is not a letter, digit, '_', '.' or '-'"
-                )
+                write!(f, "has a character at byte {at} that is not a letter, digit, '_', '.' or '-'")
             }
         }
     }
@@ -131,9 +128,7 @@ mod tests {
 
     #[test]
     fn refuses_what_could_leave_a_path_label_or_url() {
-        for text in [
-            "", ".", "..", "../x", "-v", "_a", "a/b", "a b", "a\0", "a\n", "ä", "a?b", "a#b", "a%2f",
-        ] {
+        for text in ["", ".", "..", "../x", "-v", "_a", "a/b", "a b", "a\0", "a\n", "ä", "a?b", "a#b", "a%2f"] {
             assert!(Id::parse(text).is_err(), "{text:?}");
         }
         assert_eq!(Id::parse(&"x".repeat(64)), Err(IdError::TooLong(64)));

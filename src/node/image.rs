@@ -42,11 +42,7 @@ impl ImageRef {
         };
         check_name(name)?;
         let tag = tag.or_else(|| digest.is_none().then(|| "latest".to_owned()));
-        Ok(Self {
-            name: name.to_owned(),
-            tag,
-            digest,
-        })
+        Ok(Self { name: name.to_owned(), tag, digest })
     }
 
     /// Host and path, without tag and digest.
@@ -69,9 +65,7 @@ fn parse_digest(text: &str) -> Result<String, ImageError> {
     let is_hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     match text.strip_prefix("sha256:") {
         Some(hex) if is_hex(hex) => Ok(text.to_owned()),
-        _ => Err(ImageError(
-            "has a digest that is not sha256: and 64 lower-case hex digits",
-        )),
+        _ => Err(ImageError("has a digest that is not sha256: and 64 lower-case hex digits")),
     }
 }
 
@@ -102,9 +96,7 @@ fn check_name(name: &str) -> Result<(), ImageError> {
     if path.split('/').all(is_path_component) {
         Ok(())
     } else {
-        Err(ImageError(
-            "has a name that is not lower-case letters and digits, joined by '.', '_', '-' and '/'",
-        ))
+        Err(ImageError("has a name that is not lower-case letters and digits, joined by '.', '_', '-' and '/'"))
     }
 }
 
@@ -138,9 +130,7 @@ fn is_path_component(component: &str) -> bool {
     let edges_fit =
         bytes.first().is_some_and(|b| is_alphanumeric(*b)) && bytes.last().is_some_and(|b| is_alphanumeric(*b));
     edges_fit
-        && bytes
-            .iter()
-            .all(|b| is_alphanumeric(*b) || matches!(b, b'.' | b'_' | b'-'))
+        && bytes.iter().all(|b| is_alphanumeric(*b) || matches!(b, b'.' | b'_' | b'-'))
         && !component.contains("..")
 }
 
@@ -199,27 +189,13 @@ mod tests {
         let cases = [
             ("python", "python", Some("latest"), None),
             ("python:3.12-slim", "python", Some("3.12-slim"), None),
-            (
-                "justin308/hivemind-worker:latest",
-                "justin308/hivemind-worker",
-                Some("latest"),
-                None,
-            ),
+            ("justin308/hivemind-worker:latest", "justin308/hivemind-worker", Some("latest"), None),
             ("localhost:5000/a/b", "localhost:5000/a/b", Some("latest"), None),
-            (
-                "registry.example.org/x__y:T_1",
-                "registry.example.org/x__y",
-                Some("T_1"),
-                None,
-            ),
+            ("registry.example.org/x__y:T_1", "registry.example.org/x__y", Some("T_1"), None),
         ];
         for (text, name, tag, pinned) in cases {
             let image = ImageRef::parse(text).unwrap();
-            assert_eq!(
-                (image.name(), image.tag(), image.digest()),
-                (name, tag, pinned),
-                "{text}"
-            );
+            assert_eq!((image.name(), image.tag(), image.digest()), (name, tag, pinned), "{text}");
         }
         let pinned = ImageRef::parse(&format!("a/b@{digest}")).unwrap();
         assert_eq!((pinned.tag(), pinned.digest()), (None, Some(digest.as_str())));

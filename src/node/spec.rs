@@ -46,10 +46,7 @@ pub struct SpecDefaults {
 
 impl Default for SpecDefaults {
     fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(3_600),
-            max_timeout: Duration::from_secs(86_400),
-        }
+        Self { timeout: Duration::from_secs(3_600), max_timeout: Duration::from_secs(86_400) }
     }
 }
 
@@ -140,20 +137,9 @@ impl TaskSpec {
     /// # Errors
     /// Names the field and says what would be right.
     pub fn check(offer: &Offer, defaults: &SpecDefaults) -> Result<Self, FieldError> {
-        let key = AttemptKey {
-            task: id("task_id", &offer.task)?,
-            attempt: attempt(offer.attempt)?,
-        };
-        let owner = if offer.owner.is_empty() {
-            id("owner_id", "anonymous")?
-        } else {
-            id("owner_id", &offer.owner)?
-        };
-        let image = if offer.image.is_empty() {
-            BASE_IMAGE
-        } else {
-            &offer.image
-        };
+        let key = AttemptKey { task: id("task_id", &offer.task)?, attempt: attempt(offer.attempt)? };
+        let owner = if offer.owner.is_empty() { id("owner_id", "anonymous")? } else { id("owner_id", &offer.owner)? };
+        let image = if offer.image.is_empty() { BASE_IMAGE } else { &offer.image };
         let image = ImageRef::parse(image).map_err(|error| refuse("image", error.to_string()))?;
         let pull = pull_policy(&offer.pull, &image)?;
         check_words(offer)?;
@@ -169,12 +155,7 @@ impl TaskSpec {
             command: offer.command.clone(),
             env: offer.env.clone(),
             cpu_millis: amount("cpu_millis", offer.cpu_millis, 1_000, MIN_CPU_MILLIS..=MAX_CPU_MILLIS)?,
-            memory_bytes: amount(
-                "memory_bytes",
-                offer.memory_bytes,
-                512 << 20,
-                MIN_MEMORY_BYTES..=MAX_BYTES,
-            )?,
+            memory_bytes: amount("memory_bytes", offer.memory_bytes, 512 << 20, MIN_MEMORY_BYTES..=MAX_BYTES)?,
             disk_bytes: amount("disk_bytes", offer.disk_bytes, 1 << 30, 1 << 20..=MAX_BYTES)?,
             timeout: Duration::from_millis(amount(
                 "timeout_ms",
@@ -212,10 +193,7 @@ impl fmt::Display for FieldError {
 impl std::error::Error for FieldError {}
 
 fn refuse(field: &str, reason: impl Into<String>) -> FieldError {
-    FieldError {
-        field: field.to_owned(),
-        reason: reason.into(),
-    }
+    FieldError { field: field.to_owned(), reason: reason.into() }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -229,10 +207,7 @@ fn id(field: &str, text: &str) -> Result<Id, FieldError> {
 fn attempt(number: i64) -> Result<u32, FieldError> {
     match u32::try_from(number) {
         Ok(attempt) if attempt > 0 => Ok(attempt),
-        _ => Err(refuse(
-            "attempt",
-            format!("is {number}, must be from 1 to {}", u32::MAX),
-        )),
+        _ => Err(refuse("attempt", format!("is {number}, must be from 1 to {}", u32::MAX))),
     }
 }
 
@@ -245,10 +220,7 @@ fn optional(
     let Some(value) = value else { return Ok(default) };
     match u64::try_from(value) {
         Ok(value) if range.contains(&value) => Ok(value),
-        _ => Err(refuse(
-            field,
-            format!("is {value}, must be from {} to {}", range.start(), range.end()),
-        )),
+        _ => Err(refuse(field, format!("is {value}, must be from {} to {}", range.start(), range.end()))),
     }
 }
 
@@ -290,19 +262,13 @@ fn check_words(offer: &Offer) -> Result<(), FieldError> {
         check_word(&format!("command[{index}]"), word, &mut total)?;
     }
     if offer.command.len() > MAX_WORDS {
-        return Err(refuse(
-            "command",
-            format!("has {} words, at most {MAX_WORDS} are allowed", offer.command.len()),
-        ));
+        return Err(refuse("command", format!("has {} words, at most {MAX_WORDS} are allowed", offer.command.len())));
     }
     if offer.command.first().is_some_and(String::is_empty) {
         return Err(refuse("command[0]", "is empty: it names the program"));
     }
     if offer.env.len() > MAX_WORDS {
-        return Err(refuse(
-            "env",
-            format!("has {} entries, at most {MAX_WORDS} are allowed", offer.env.len()),
-        ));
+        return Err(refuse("env", format!("has {} entries, at most {MAX_WORDS} are allowed", offer.env.len())));
     }
     let mut names = std::collections::BTreeSet::new();
     for (index, (name, value)) in offer.env.iter().enumerate() {
@@ -325,10 +291,7 @@ fn check_words(offer: &Offer) -> Result<(), FieldError> {
 
 fn check_word(field: &str, word: &str, total: &mut usize) -> Result<(), FieldError> {
     if word.len() > MAX_WORD_BYTES {
-        return Err(refuse(
-            field,
-            format!("has {} bytes, at most {MAX_WORD_BYTES} are allowed", word.len()),
-        ));
+        return Err(refuse(field, format!("has {} bytes, at most {MAX_WORD_BYTES} are allowed", word.len())));
     }
     if word.contains('\0') {
         return Err(refuse(field, "has a NUL byte"));
@@ -360,28 +323,15 @@ fn patterns(patterns: &[String]) -> Result<Vec<String>, FieldError> {
         return Ok(vec!["output/**".to_owned()]);
     }
     if patterns.len() > MAX_PATTERNS {
-        return Err(refuse(
-            "outputs",
-            format!("has {} patterns, at most {MAX_PATTERNS} are allowed", patterns.len()),
-        ));
+        return Err(refuse("outputs", format!("has {} patterns, at most {MAX_PATTERNS} are allowed", patterns.len())));
     }
     for (index, pattern) in patterns.iter().enumerate() {
         let field = format!("outputs[{index}]");
         if pattern.is_empty() || pattern.len() > MAX_PATTERN_BYTES {
-            return Err(refuse(
-                &field,
-                format!("has {} bytes, must have 1 to {MAX_PATTERN_BYTES}", pattern.len()),
-            ));
+            return Err(refuse(&field, format!("has {} bytes, must have 1 to {MAX_PATTERN_BYTES}", pattern.len())));
         }
-        if pattern.starts_with('/')
-            || pattern
-                .split('/')
-                .any(|part| part == ".." || part == "." || part.is_empty())
-        {
-            return Err(refuse(
-                &field,
-                "must be a path below the work folder, without '.', '..' or empty parts",
-            ));
+        if pattern.starts_with('/') || pattern.split('/').any(|part| part == ".." || part == "." || part.is_empty()) {
+            return Err(refuse(&field, "must be a path below the work folder, without '.', '..' or empty parts"));
         }
         if pattern.chars().any(char::is_control) {
             return Err(refuse(&field, "has a control character"));
@@ -396,16 +346,10 @@ fn patterns(patterns: &[String]) -> Result<Vec<String>, FieldError> {
 fn inputs(offer: &Offer) -> Result<u64, FieldError> {
     let len = offer.inputs.len();
     if len > MAX_INPUT_BYTES {
-        return Err(refuse(
-            "inputs",
-            format!("has {len} bytes, at most {MAX_INPUT_BYTES} are allowed"),
-        ));
+        return Err(refuse("inputs", format!("has {len} bytes, at most {MAX_INPUT_BYTES} are allowed")));
     }
     if !matches!(offer.inputs_sha256.len(), 0 | 32) {
-        return Err(refuse(
-            "inputs_sha256",
-            format!("has {} bytes, must have 32 or none", offer.inputs_sha256.len()),
-        ));
+        return Err(refuse("inputs_sha256", format!("has {} bytes, must have 32 or none", offer.inputs_sha256.len())));
     }
     Ok(u64::try_from(len).unwrap_or(u64::MAX))
 }

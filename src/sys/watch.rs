@@ -20,10 +20,7 @@ impl<T> Clone for Watch<T> {
 impl<T> Watch<T> {
     /// A cell that holds `value` at version 0.
     pub fn new(value: T) -> Self {
-        Self(Arc::new(Shared {
-            state: Mutex::new((0, Arc::new(value))),
-            changed: Condvar::new(),
-        }))
+        Self(Arc::new(Shared { state: Mutex::new((0, Arc::new(value))), changed: Condvar::new() }))
     }
 
     /// Replaces the value and wakes who waits.
@@ -50,10 +47,7 @@ impl<T> Watch<T> {
     /// Waits until the version is another than `seen`, at most `timeout`; then the version and value of that moment.
     pub fn wait_newer(&self, seen: u64, timeout: Duration) -> (u64, Arc<T>) {
         let state = self.lock();
-        let waited = self
-            .0
-            .changed
-            .wait_timeout_while(state, timeout, |state| state.0 == seen);
+        let waited = self.0.changed.wait_timeout_while(state, timeout, |state| state.0 == seen);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         (state.0, Arc::clone(&state.1))
     }
