@@ -129,8 +129,11 @@ impl SubmitThread {
         match event {
             MasterEvent::Reply(call, Reply::Submitted { piece, verdict }) => {
                 self.measure(call);
-                self.pause = FIRST_PAUSE;
-                self.settle(&piece, verdict);
+                if self.settle(&piece, verdict) {
+                    self.pause = FIRST_PAUSE;
+                } else {
+                    self.back_off();
+                }
             }
             MasterEvent::Failed(call, error, piece) => {
                 self.sent.remove(&call);
@@ -156,18 +159,28 @@ impl SubmitThread {
         self.chunk = usize::midpoint(self.chunk, wanted).clamp(MIN_CHUNK, MAX_CHUNK);
     }
 
-    fn settle(&self, piece: &Piece, verdict: Verdict) {
+    /// Whether the answer brought the record forward.
+    fn settle(&self, piece: &Piece, verdict: Verdict) -> bool {
         match (verdict, &piece.content) {
-            (Verdict::Refused(reason), _) => self.parts.outbox.refused(piece, &printable(&reason)),
-            (Verdict::Event(number), PieceContent::Event(_)) => {
-                self.parts.outbox.acked(&piece.key, Ack::Event(number));
+            (Verdict::Refused(reason), _) => {
+                self.parts.outbox.refused(piece, &printable(&reason));
+                true
             }
+            (Verdict::Event(number), PieceContent::Event(_)) => self.parts.outbox.acked(&piece.key, Ack::Event(number)),
             (Verdict::Chunk(offset), PieceContent::Chunk { stream, epoch, .. }) => {
-                self.parts.outbox.acked(&piece.key, Ack::Stream { stream: *stream, epoch: *epoch, offset });
+                self.parts.outbox.acked(&piece.key, Ack::Stream { stream: *stream, epoch: *epoch, offset })
             }
             // An answer to another kind of piece says nothing on this one.
-            _ => self.parts.outbox.failed(piece),
+            _ => {
+                self.parts.outbox.failed(piece);
+                false
+            }
         }
+    }
+
+    fn back_off(&mut self) {
+        self.not_before = boottime() + self.pause;
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
     }
 
     fn handle_failure(&mut self, error: &CallError) {
@@ -185,8 +198,7 @@ impl SubmitThread {
                     self.chunk = (self.chunk / 2).max(MIN_CHUNK);
                 }
                 log::debug!("a piece failed: {code:?}: {}", printable(&error.status.message));
-                self.not_before = boottime() + self.pause;
-                self.pause = (self.pause * 2).min(MAX_PAUSE);
+                self.back_off();
             }
         }
     }

@@ -369,6 +369,19 @@ fn a_paused_task_does_not_run_out_of_time() {
 }
 
 #[test]
+fn a_task_that_fills_its_disk_is_stopped_within_the_overshoot() {
+    let node = Node::new("disk");
+    let program = "import time\n\
+        for i in range(400):\n    open(f'output/{i}', 'wb').write(bytes(1 << 20))\n    time.sleep(0.02)\n";
+    let offer = Offer { disk_bytes: 32 << 20, ..python("disk", program) };
+    let report = node.start(&offer).finish();
+    assert_eq!(report.outcome, Outcome::DiskLimit, "{report:?}");
+    assert!(report.reason.contains("its disk limit is 33554432"), "{report:?}");
+    assert_eq!(report.outputs.len(), 32, "what fits is kept");
+    assert!(report.cut.iter().any(|line| line.contains("output limit")), "{:?}", report.cut);
+}
+
+#[test]
 fn the_sandbox_holds_from_inside() {
     let node = Node::new("inside");
     let program = "import os\n\

@@ -8,12 +8,14 @@
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
 //! | `step` | long engine calls that can be released |
 //! | `capture` | the output thread |
+//! | `disk` | the watch over a task's work folder |
 //! | `verdict` | from the engine's words to an outcome: pure |
 //! | `engine` | the engine as a whole, its events, what is left over |
 
 mod body;
 mod capture;
 mod collect;
+mod disk;
 mod engine;
 mod finish;
 mod inputs;

@@ -6,6 +6,7 @@ use crossbeam_channel::{after, never, select};
 
 use super::body::check_read_back;
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
+use super::disk::{self, DiskWatch, Finding};
 use super::step::{Break, Step, fault};
 use super::task::{Ended, Task};
 use super::verdict::{Circumstances, KILLED, judge, parse_time};
@@ -16,8 +17,14 @@ use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
 /// Between two looks at a container that has run for a while.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Looks come closer at first, so that the figures of a short task are not empty.
-const EARLY_LOOKS: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(600), Duration::from_secs(1)];
+const EARLY_LOOKS: [Duration; 6] = [
+    Duration::from_millis(20),
+    Duration::from_millis(80),
+    Duration::from_millis(160),
+    Duration::from_millis(320),
+    Duration::from_millis(640),
+    Duration::from_secs(1),
+];
 /// Until this age a container is looked at each second.
 const EARLY_AGE: Duration = Duration::from_secs(30);
 /// Output may still be in the pipes when the container has ended. It is waited for while it flows.
@@ -43,6 +50,8 @@ pub struct Run {
     looks: usize,
     next_look: Duration,
     seen_engine_news: u64,
+    disk: Option<DiskWatch>,
+    next_disk_look: Duration,
     last_stats: Option<(Duration, Stats)>,
     usage: Usage,
     has_memory_alert: bool,
@@ -61,6 +70,8 @@ impl Run {
             looks: 0,
             next_look: now + EARLY_LOOKS[0],
             seen_engine_news: 0,
+            disk: None,
+            next_disk_look: now + disk::LOOK_EVERY,
             last_stats: None,
             usage: Usage::default(),
             has_memory_alert: false,
@@ -198,6 +209,9 @@ impl Task {
             run.kill_at = None;
             self.signal("SIGKILL");
         }
+        if now >= run.next_disk_look && run.circumstances.stopping.is_none() {
+            self.look_at_disk(run, now);
+        }
         let has_news = desired.engine_news != run.seen_engine_news;
         run.seen_engine_news = desired.engine_news;
         if has_news || now >= run.next_look {
@@ -208,6 +222,36 @@ impl Task {
         }
         self.rest(run, now);
         Ok(None)
+    }
+
+    /// A task that fills the disk is frozen before anything else, and gets no grace in which it could go on.
+    fn look_at_disk(&self, run: &mut Run, now: Duration) {
+        run.next_disk_look = now + disk::LOOK_EVERY;
+        let docker = &self.context.quick_docker;
+        let limit = self.spec.disk_bytes;
+        let watch = run.disk.get_or_insert_with(|| DiskWatch::new(docker, &self.name, limit));
+        let (outcome, reason) = match watch.look(docker) {
+            Finding::Fine => return,
+            Finding::OverLimit(reason) => (Outcome::DiskLimit, reason),
+            Finding::Reserve(reason) => (Outcome::NodeFault, reason),
+        };
+        if run.paused_at.is_none() && docker.pause_container(&self.name).is_ok() {
+            run.paused_at = Some(now);
+        }
+        self.tell(TaskNews::Phase(Phase::Stopping, reason.clone()));
+        run.circumstances.stopping = Some((outcome, reason));
+        self.signal("SIGKILL");
+        self.thaw(run);
+    }
+
+    /// A frozen process sees no signal.
+    fn thaw(&self, run: &mut Run) {
+        if run.paused_at.take().is_some() {
+            match self.context.quick_docker.unpause_container(&self.name) {
+                Err(error) if error.is_not_found() || error.is_conflict() => {}
+                result => self.tell_failure("unpause", result),
+            }
+        }
     }
 
     fn timeout_at(&self, run: &Run, now: Duration) -> Duration {
@@ -223,10 +267,7 @@ impl Task {
         run.circumstances.stopping = Some((outcome, reason.to_owned()));
         run.kill_at = Some((self.context.clock)() + grace);
         self.signal("SIGTERM");
-        if run.paused_at.take().is_some() {
-            // A frozen process sees no signal.
-            self.tell_failure("unpause", self.context.quick_docker.unpause_container(&self.name));
-        }
+        self.thaw(run);
     }
 
     fn signal(&self, signal: &str) {
@@ -328,7 +369,7 @@ impl Task {
             None if run.paused_at.is_none() => self.timeout_at(run, now),
             _ => Duration::MAX,
         };
-        let due = run.next_look.min(run.kill_at.unwrap_or(Duration::MAX)).min(timeout);
+        let due = run.next_look.min(run.kill_at.unwrap_or(Duration::MAX)).min(run.next_disk_look).min(timeout);
         let silent = never();
         let ended = run.capture.as_ref().map_or(&silent, |capture| &capture.ended);
         let end = select! {
