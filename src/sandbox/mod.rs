@@ -9,6 +9,7 @@
 //! | `step` | long engine calls that can be released |
 //! | `capture` | the output thread |
 //! | `disk` | the watch over a task's work folder |
+//! | `meter`, `gauge` | what a container uses, and when that is read |
 //! | `verdict` | from the engine's words to an outcome: pure |
 //! | `engine` | the engine as a whole, its events, what is left over |
 
@@ -18,7 +19,9 @@ mod collect;
 mod disk;
 mod engine;
 mod finish;
+mod gauge;
 mod inputs;
+mod meter;
 mod naming;
 mod prepare;
 mod run;

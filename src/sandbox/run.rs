@@ -7,26 +7,18 @@ use crossbeam_channel::{after, never, select};
 use super::body::check_read_back;
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
 use super::disk::{self, DiskWatch, Finding};
+use super::gauge::Gauge;
 use super::step::{Break, Step, fault};
 use super::task::{Ended, Task};
 use super::verdict::{Circumstances, KILLED, judge, parse_time};
-use crate::docker::{ContainerInspect, CreateBody, Error, Stats, Stop};
+use crate::docker::{ContainerInspect, CreateBody, Error, Stop};
 use crate::node::order::{Look, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
 
-/// Between two looks at a container that has run for a while.
+/// Between two looks at a container's state. Its end is told by the engine's events and by the end of the output.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Looks come closer at first, so that the figures of a short task are not empty.
-const EARLY_LOOKS: [Duration; 6] = [
-    Duration::from_millis(20),
-    Duration::from_millis(80),
-    Duration::from_millis(160),
-    Duration::from_millis(320),
-    Duration::from_millis(640),
-    Duration::from_secs(1),
-];
-/// Until this age a container is looked at each second.
-const EARLY_AGE: Duration = Duration::from_secs(30);
+/// Longest pause between two tries to attach again.
+const MAX_ATTACH_PAUSE: Duration = Duration::from_secs(60);
 /// Output may still be in the pipes when the container has ended. It is waited for while it flows.
 const DRAIN_IDLE: Duration = Duration::from_secs(5);
 /// Looks at a container that was killed by somebody, to tell whether it is being removed ...
@@ -47,13 +39,13 @@ pub struct Run {
     circumstances: Circumstances,
     /// When SIGKILL is due; absent before SIGTERM and after SIGKILL.
     kill_at: Option<Duration>,
-    looks: usize,
     next_look: Duration,
     seen_engine_news: u64,
+    next_attach: Duration,
+    attach_pause: Duration,
     disk: Option<DiskWatch>,
     next_disk_look: Duration,
-    last_stats: Option<(Duration, Stats)>,
-    usage: Usage,
+    gauge: Option<Gauge>,
     has_memory_alert: bool,
 }
 
@@ -67,13 +59,13 @@ impl Run {
             paused_at: None,
             circumstances: Circumstances::default(),
             kill_at: None,
-            looks: 0,
-            next_look: now + EARLY_LOOKS[0],
+            next_look: now + LOOK_EVERY,
             seen_engine_news: 0,
+            next_attach: now,
+            attach_pause: LOOK_EVERY,
             disk: None,
             next_disk_look: now + disk::LOOK_EVERY,
-            last_stats: None,
-            usage: Usage::default(),
+            gauge: None,
             has_memory_alert: false,
         }
     }
@@ -99,12 +91,17 @@ impl Task {
             Ok(Err(error)) => Err(fault(&error)),
             Err(interruption) => Err(interruption),
         };
-        if let Err(reason) = result {
-            self.end_capture(&mut run, Duration::ZERO);
-            return Err(reason);
-        }
-        run.started = (self.context.clock)();
-        self.mark_start(run.started);
+        let found = match result {
+            Ok(found) => found,
+            Err(reason) => {
+                self.end_capture(&mut run, Duration::ZERO);
+                return Err(reason);
+            }
+        };
+        let now = (self.context.clock)();
+        run.started = now;
+        run.gauge = Some(Gauge::new(found.state.pid, &found.id, now, now));
+        self.mark_start(now);
         self.tell(TaskNews::Phase(Phase::Running, String::new()));
         Ok(run)
     }
@@ -135,6 +132,7 @@ impl Task {
             "the worker was restarted: output of the time between is missing from the streams".to_owned(),
         ));
         if found.state.running {
+            run.gauge = Some(Gauge::new(found.state.pid, &found.id, started, now));
             self.attach(&mut run, writers)?;
             self.tell(TaskNews::Phase(Phase::Running, "adopted after a restart of the worker".to_owned()));
         } else {
@@ -161,9 +159,17 @@ impl Task {
         Ok(Writers { stdout: open(STDOUT)?, stderr: open(STDERR)? })
     }
 
+    /// Where it fails before the output thread has the writers, they stay with the run.
     fn attach(&self, run: &mut Run, writers: Writers) -> Step<()> {
         let (name, stop) = (self.name.clone(), Stop::new());
-        let stream = self.call(&stop, move |docker| docker.attach(&name))?.map_err(|error| fault(&error))?;
+        let attached = self.call(&stop, move |docker| docker.attach(&name));
+        let stream = match attached.and_then(|attached| attached.map_err(|error| fault(&error))) {
+            Ok(stream) => stream,
+            Err(reason) => {
+                run.idle_writers = Some(writers);
+                return Err(reason);
+            }
+        };
         let thread = format!("output-{}", self.number);
         let capture = Capture::start(thread, stream, stop, writers, run.tail.clone())
             .map_err(|error| Break::End(Outcome::NodeFault, format!("can't start a thread: {error}")))?;
@@ -171,10 +177,13 @@ impl Task {
         Ok(())
     }
 
-    fn read_back(&self, body: &CreateBody) -> Step<()> {
+    fn read_back(&self, body: &CreateBody) -> Step<ContainerInspect> {
         let name = self.name.clone();
         let found = self.engine(move |docker| docker.inspect_container(&name))?.map_err(|error| fault(&error))?;
-        check_read_back(&body.host_config, &found.host_config).map_err(|what| Break::End(Outcome::NodeFault, what))
+        match check_read_back(&body.host_config, &found.host_config) {
+            Ok(()) => Ok(found),
+            Err(what) => Err(Break::End(Outcome::NodeFault, what)),
+        }
     }
 
     /// Until the container has ended, then its result.
@@ -220,6 +229,7 @@ impl Task {
                 end => return Ok(Some(end)),
             }
         }
+        self.measure(run, now);
         self.rest(run, now);
         Ok(None)
     }
@@ -301,15 +311,8 @@ impl Task {
     }
 
     fn look(&mut self, run: &mut Run, now: Duration) -> Sight {
-        run.looks += 1;
-        let age = now.saturating_sub(run.started);
-        run.next_look = match EARLY_LOOKS.get(run.looks) {
-            Some(at) => now.max(run.started + *at),
-            None if age < EARLY_AGE => now + Duration::from_secs(1),
-            None => now + LOOK_EVERY,
-        };
-        let docker = self.context.quick_docker.clone();
-        match docker.inspect_container(&self.name) {
+        run.next_look = now + LOOK_EVERY;
+        match self.context.quick_docker.inspect_container(&self.name) {
             Ok(found) if !found.state.running => return Sight::Ended(Box::new(found)),
             Ok(_) => {}
             Err(error) if error.is_not_found() => return Sight::Gone,
@@ -319,48 +322,44 @@ impl Task {
                 return Sight::Runs;
             }
         }
-        if run.capture.is_none()
-            && let Some(writers) = run.idle_writers.take()
-        {
-            self.tell(TaskNews::Note("attached again: output since the engine was away is missing".to_owned()));
-            if self.attach(run, writers).is_err() {
-                self.tell(TaskNews::Detail("can't attach to the output".to_owned()));
-            }
-        }
-        if let Ok(stats) = docker.stats(&self.name) {
-            self.note_usage(run, now, stats);
+        if run.capture.is_none() && now >= run.next_attach {
+            self.attach_again(run, now);
         }
         Sight::Runs
     }
 
-    fn note_usage(&self, run: &mut Run, now: Duration, stats: Stats) {
-        let memory = stats.memory.unwrap_or(run.usage.memory_bytes);
-        run.usage = Usage {
-            cpu_ms: stats.cpu_total_ns.map_or(run.usage.cpu_ms, |ns| run.usage.cpu_ms.max(ns / 1_000_000)),
-            memory_bytes: memory,
-            peak_memory_bytes: run.usage.peak_memory_bytes.max(memory),
-            pids: stats.pids.unwrap_or(0),
-            disk_read_bytes: stats.block_read,
-            disk_written_bytes: stats.block_write,
-        };
-        let cpu_percent = run.last_stats.as_ref().and_then(|(at, before)| {
-            let used = stats.cpu_total_ns?.checked_sub(before.cpu_total_ns?)?;
-            let passed = now.saturating_sub(*at).as_nanos() as f64;
-            (passed > 0.0).then(|| 100.0 * used as f64 / passed)
-        });
-        let is_high = memory.saturating_mul(100) >= self.spec.memory_bytes.saturating_mul(MEMORY_ALERT_PERCENT);
+    /// The output has ended and the container has not: the engine was away, or the task has closed its output. The two
+    /// look the same, so it is tried again and again, ever more seldom.
+    fn attach_again(&self, run: &mut Run, now: Duration) {
+        let Some(writers) = run.idle_writers.take() else { return };
+        run.next_attach = now + run.attach_pause;
+        if run.attach_pause == LOOK_EVERY {
+            let note = "the output ended before the task: what came until it was attached to again is missing";
+            self.tell(TaskNews::Note(note.to_owned()));
+        }
+        run.attach_pause = (run.attach_pause * 2).min(MAX_ATTACH_PAUSE);
+        if let Err(Break::End(_, reason)) = self.attach(run, writers) {
+            self.tell(TaskNews::Detail(reason));
+        }
+    }
+
+    fn measure(&self, run: &mut Run, now: Duration) {
+        let Some(gauge) = &mut run.gauge else { return };
+        let Some(told) = gauge.read(&self.context.quick_docker, &self.name, now) else { return };
+        let usage = gauge.usage;
+        let limit = self.spec.memory_bytes.saturating_mul(MEMORY_ALERT_PERCENT);
+        let is_high = usage.memory_bytes.saturating_mul(100) >= limit;
         if is_high && !run.has_memory_alert {
             self.tell(TaskNews::Alert(format!("uses {MEMORY_ALERT_PERCENT} % of its memory limit")));
         }
         run.has_memory_alert = is_high;
         let frozen = Duration::from_millis(self.marks.paused_ms);
         self.tell(TaskNews::Usage(Look {
-            usage: run.usage,
-            cpu_percent,
+            usage,
+            cpu_percent: told.cpu_percent,
             running_ms: millis(now.saturating_sub(run.started).saturating_sub(frozen)),
             tail: run.tail.text(),
         }));
-        run.last_stats = Some((now, stats));
     }
 
     /// Waits for a wish, the end of the output, or the next thing that is due.
@@ -369,7 +368,13 @@ impl Task {
             None if run.paused_at.is_none() => self.timeout_at(run, now),
             _ => Duration::MAX,
         };
-        let due = run.next_look.min(run.kill_at.unwrap_or(Duration::MAX)).min(run.next_disk_look).min(timeout);
+        let disk_look = match run.circumstances.stopping {
+            None => run.next_disk_look,
+            Some(_) => Duration::MAX,
+        };
+        let reading = run.gauge.as_ref().map_or(Duration::MAX, Gauge::next);
+        let due = [run.next_look, run.kill_at.unwrap_or(Duration::MAX), disk_look, reading, timeout];
+        let due = due.into_iter().min().unwrap_or(now);
         let silent = never();
         let ended = run.capture.as_ref().map_or(&silent, |capture| &capture.ended);
         let end = select! {
@@ -424,7 +429,7 @@ impl Task {
             outcome: Outcome::Cancelled,
             reason: "the container was removed from outside the worker".to_owned(),
             exit_code: None,
-            usage: run.usage,
+            usage: run.gauge.as_ref().map_or_else(Usage::default, |gauge| gauge.usage),
             duration: measured,
             tail: run.tail.clone(),
             has_container: false,
