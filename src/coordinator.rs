@@ -87,7 +87,7 @@ impl Coordinator {
     pub fn new(settings: Settings, view: Snapshot, held: Vec<Held>, now: Duration, now_ms: u64) -> Self {
         let mut coordinator = Self {
             roster: Roster::default(),
-            over: view.history.iter().map(|row| row.key.clone()).collect(),
+            over: VecDeque::new(),
             polls: BTreeMap::new(),
             gated: VecDeque::new(),
             records: Vec::new(),
@@ -114,6 +114,13 @@ impl Coordinator {
         }
         coordinator.commit();
         coordinator
+    }
+
+    /// Attempts that ended here before, oldest first: a second offer of one is refused.
+    pub fn remember_over(&mut self, keys: impl IntoIterator<Item = AttemptKey>) {
+        self.over.extend(keys);
+        let surplus = self.over.len().saturating_sub(MAX_OVER);
+        self.over.drain(..surplus);
     }
 
     /// Effects that the last calls decided, in order.
@@ -307,10 +314,7 @@ impl Coordinator {
             self.view.history.insert(0, row);
             self.view.history.truncate(MAX_HISTORY);
         }
-        self.over.push_back(key.clone());
-        if self.over.len() > MAX_OVER {
-            self.over.pop_front();
-        }
+        self.remember_over([key.clone()]);
         self.drop_if_done(key);
     }
 

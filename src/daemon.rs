@@ -55,6 +55,8 @@ const MAX_EVENTS: usize = 1_024;
 const MAX_STORE_EVENTS: usize = 16_384;
 /// Wishes of the owner that wait; the monitor answers 503 beyond.
 const MAX_ACTIONS: usize = 64;
+/// Ended attempts that are remembered over a restart. A master repeats an offer within minutes, or not at all.
+const MAX_REMEMBERED: u32 = 1_000;
 /// Between two looks at the machine.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 /// A worker that was told to stop is gone after this, whatever hangs.
@@ -161,7 +163,8 @@ impl Worker {
         let monitor = start_monitor(config, &snapshot, actions, &store, desk)?;
         view.monitor = monitor_url(&monitor);
         let identity = Identity::new(config.node_id.as_str(), key.public());
-        let coordinator = coordinator(config, view, recovered);
+        let mut coordinator = coordinator(config, view, recovered);
+        coordinator.remember_over(store.history(MAX_REMEMBERED, None).into_iter().rev().map(|row| row.key));
         snapshot.set(coordinator.snapshot());
         let held = HeldCell::new(coordinator.held());
 
