@@ -30,6 +30,7 @@ pub struct Collection {
     patterns: Vec<Pattern>,
     room_bytes: u64,
     seen: BTreeSet<String>,
+    next_stream: u32,
     /// The files, in the order of their streams.
     pub files: Vec<OutputFile>,
     /// What was left out, and why.
@@ -41,14 +42,23 @@ impl Collection {
     /// Nothing yet; at most `max_bytes` in all.
     pub fn new(patterns: &[String], max_bytes: u64) -> Self {
         let patterns = patterns.iter().filter_map(|pattern| Pattern::new(pattern).ok()).collect();
-        Self { patterns, room_bytes: max_bytes, seen: BTreeSet::new(), files: Vec::new(), cut: Vec::new(), more_cut: 0 }
+        Self {
+            patterns,
+            room_bytes: max_bytes,
+            seen: BTreeSet::new(),
+            next_stream: FIRST_OUTPUT,
+            files: Vec::new(),
+            cut: Vec::new(),
+            more_cut: 0,
+        }
     }
 
     /// Takes the matching files of the archive of `root`, a path below the work folder; empty for the work folder itself.
     /// The archive's entries begin with the last component of what was asked for.
     ///
     /// # Errors
-    /// When the archive breaks off or the spool can't be written; what was taken before stands.
+    /// When the archive breaks off or the spool can't be written; what was taken before stands, and the same archive can be
+    /// taken again for the rest.
     pub fn take<W: Write>(
         &mut self,
         archive: impl Read,
@@ -70,11 +80,17 @@ impl Collection {
                 self.cut(format!("{path}: its {size} bytes are more than what is left of the output limit"));
                 continue;
             }
-            let stream = FIRST_OUTPUT.saturating_add(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
+            // One that breaks off is not used again: its bytes may be on their way already.
+            let stream = self.next_stream;
+            self.next_stream = self.next_stream.saturating_add(1);
             let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
             let mut file = open(stream)?;
             let (written, sha256) = copy(&mut entry, &mut file)?;
             close(file)?;
+            if written != size {
+                // The reader of the archive takes an early end for the end of the file.
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{path} broke off")));
+            }
             self.room_bytes = self.room_bytes.saturating_sub(written);
             self.seen.insert(path.clone());
             self.files.push(OutputFile { stream, path, size: written, mode, sha256 });
@@ -258,6 +274,24 @@ mod tests {
         let many: Vec<(EntryType, &[u8], &[u8])> = vec![(EntryType::Fifo, b"output/f", b""); 250];
         let cut = collect(&many, &["output/**"], 10).1;
         assert_eq!((cut.len(), cut[100].as_str()), (101, "and 150 more"));
+    }
+
+    #[test]
+    fn an_archive_that_broke_off_is_taken_again_for_the_rest() {
+        let bytes =
+            tar_of(&[(EntryType::Regular, b"output/1", b"one"), (EntryType::Regular, b"output/2", &[b'x'; 2_000])]);
+        let mut collection = Collection::new(&["output/**".to_owned()], 10_000);
+        let mut streams = Vec::new();
+        let mut open = |stream| {
+            streams.push(stream);
+            Ok(Vec::new())
+        };
+        // The second file's content is cut.
+        assert!(collection.take(&bytes[..2_048], "output", &mut open, &mut |_: Vec<u8>| Ok(())).is_err());
+        collection.take(bytes.as_slice(), "output", &mut open, &mut |_: Vec<u8>| Ok(())).unwrap();
+        let files: Vec<_> = collection.files.iter().map(|file| (file.stream, file.path.as_str(), file.size)).collect();
+        assert_eq!(files, [(16, "output/1", 3), (18, "output/2", 2_000)]);
+        assert_eq!(streams, [16, 17, 18]);
     }
 
     #[test]
