@@ -260,6 +260,8 @@ impl Coordinator {
                 attempt.detail.clone_from(&detail);
                 self.note_event(key, EventKind::Phase(phase, detail));
             }
+            // An adopted task is where it was: nothing for the record, but it no longer waits for the engine.
+            TaskNews::Phase(phase, detail) if attempt.phase == phase => attempt.detail = detail,
             TaskNews::Phase(..) => {}
             TaskNews::Detail(detail) => attempt.detail = detail,
             TaskNews::Marks(marks) => {

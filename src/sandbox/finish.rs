@@ -9,7 +9,7 @@ use super::step::Step;
 use super::task::{Ended, Task};
 use crate::docker::{Change, Docker, Error, Stop};
 use crate::node::order::TaskNews;
-use crate::node::record::{FinalReport, Outcome, Phase};
+use crate::node::record::{FIRST_OUTPUT, FinalReport, Outcome, Phase, StreamEnd};
 use crate::store::StreamWriter;
 
 /// Between two pieces of an archive.
@@ -43,7 +43,7 @@ impl Task {
             image_digest: self.marks.image_digest.clone().unwrap_or_default(),
             outputs,
             cut,
-            streams: self.context.store.outbox().stream_ends(&self.spec.key),
+            streams: counting(self.context.store.outbox().stream_ends(&self.spec.key)),
             tail: ended.tail.bytes(),
         };
         if report.outcome == Outcome::OutOfMemory {
@@ -114,6 +114,15 @@ impl Task {
     }
 }
 
+/// The streams that make up the result. A collection that a restart has cut short left files of an earlier epoch: what
+/// counts is the last one, whole; of the logs each epoch is a part.
+fn counting(mut ends: Vec<StreamEnd>) -> Vec<StreamEnd> {
+    let is_file = |end: &StreamEnd| end.stream >= FIRST_OUTPUT;
+    let last = ends.iter().filter(|end| is_file(end)).map(|end| end.epoch).max();
+    ends.retain(|end| !is_file(end) || Some(end.epoch) == last);
+    ends
+}
+
 /// An output file on its way into the spool.
 struct Sink(StreamWriter);
 
@@ -135,5 +144,19 @@ impl Sink {
     fn finish(self) -> io::Result<()> {
         self.0.close();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::record::{STDERR, STDOUT};
+
+    #[test]
+    fn files_of_a_collection_that_was_cut_short_do_not_count() {
+        let end = |stream, epoch| StreamEnd { stream, epoch, bytes: epoch };
+        let file = FIRST_OUTPUT;
+        let ends = vec![end(STDOUT, 1), end(STDOUT, 3), end(STDERR, 3), end(file, 1), end(file, 3), end(file + 1, 1)];
+        assert_eq!(counting(ends), [end(STDOUT, 1), end(STDOUT, 3), end(STDERR, 3), end(file, 3)]);
     }
 }

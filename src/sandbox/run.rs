@@ -40,6 +40,8 @@ pub struct Run {
     /// When SIGKILL is due; absent before SIGTERM and after SIGKILL.
     kill_at: Option<Duration>,
     next_look: Duration,
+    /// The last look found no engine.
+    is_engine_away: bool,
     seen_engine_news: u64,
     next_attach: Duration,
     attach_pause: Duration,
@@ -61,6 +63,7 @@ impl Run {
             circumstances: Circumstances::default(),
             kill_at: None,
             next_look: now + LOOK_EVERY,
+            is_engine_away: false,
             seen_engine_news: 0,
             next_attach: now,
             attach_pause: LOOK_EVERY,
@@ -301,9 +304,14 @@ impl Task {
         run.next_look = now + LOOK_EVERY;
         match self.context.quick_docker.inspect_container(&self.name) {
             Ok(found) if !found.state.running => return Sight::Ended(Box::new(found)),
+            Ok(_) if run.is_engine_away => {
+                run.is_engine_away = false;
+                self.tell(TaskNews::Detail(String::new()));
+            }
             Ok(_) => {}
             Err(error) if error.is_not_found() => return Sight::Gone,
             Err(error) => {
+                run.is_engine_away = true;
                 run.circumstances.was_engine_away |= error.is_unreachable();
                 self.tell(TaskNews::Detail(format!("waits for the engine: {error}")));
                 return Sight::Runs;
