@@ -14,6 +14,11 @@ use super::resources::Resources;
 pub const BASE_IMAGE: &str = "justin308/hivemind-worker:latest";
 /// Many languages have no unsigned numbers, and a negative one that was cast arrives above this.
 pub const MAX_ATTEMPT: u32 = i32::MAX as u32;
+/// The base image without its tag: any version of it is made on this machine.
+pub fn base_image_name() -> &'static str {
+    BASE_IMAGE.split(':').next().unwrap_or(BASE_IMAGE)
+}
+
 /// Docker refuses memory limits below 6 MiB, and a Python start needs about 12 MiB.
 pub const MIN_MEMORY_BYTES: u64 = 16 << 20;
 /// No machine that we know of has more; keeps sums far from overflow.
@@ -236,7 +241,7 @@ fn pull_policy(text: &str, image: &ImageRef) -> Result<PullPolicy, FieldError> {
         "always" => Ok(PullPolicy::Always),
         "if-missing" => Ok(PullPolicy::IfMissing),
         "never" => Ok(PullPolicy::Never),
-        "" if image.digest().is_some() || image.to_string() == BASE_IMAGE => Ok(PullPolicy::IfMissing),
+        "" if image.digest().is_some() || image.name() == base_image_name() => Ok(PullPolicy::IfMissing),
         "" => Ok(PullPolicy::Always),
         _ => Err(refuse("pull", "must be always, if-missing or never")),
     }
