@@ -18,6 +18,9 @@ const MAX_FILES: usize = 10_000;
 const MAX_CUT_LINES: usize = 100;
 /// Longest path that is taken, in bytes.
 const MAX_PATH_BYTES: usize = 1_024;
+/// All paths together, so that the final report with its lists fits into a call of 4 MiB: a larger one could never be
+/// delivered.
+const MAX_PATHS_BYTES: usize = 1 << 20;
 /// Read and written at a time.
 const BUFFER: usize = 64 << 10;
 
@@ -29,8 +32,10 @@ const OPTIONS: MatchOptions =
 pub struct Collection {
     patterns: Vec<Pattern>,
     room_bytes: u64,
-    seen: BTreeSet<String>,
+    room_paths: usize,
+    /// Of the next file. One that broke off has used up its own.
     next_stream: u32,
+    seen: BTreeSet<String>,
     /// The files, in the order of their streams.
     pub files: Vec<OutputFile>,
     /// What was left out, and why.
@@ -45,8 +50,9 @@ impl Collection {
         Self {
             patterns,
             room_bytes: max_bytes,
-            seen: BTreeSet::new(),
+            room_paths: MAX_PATHS_BYTES,
             next_stream: FIRST_OUTPUT,
+            seen: BTreeSet::new(),
             files: Vec::new(),
             cut: Vec::new(),
             more_cut: 0,
@@ -57,8 +63,7 @@ impl Collection {
     /// The archive's entries begin with the last component of what was asked for.
     ///
     /// # Errors
-    /// When the archive breaks off or the spool can't be written; what was taken before stands, and the same archive can be
-    /// taken again for the rest.
+    /// When the archive breaks off or the spool can't be written; what was taken before stands.
     pub fn take<W: Write>(
         &mut self,
         archive: impl Read,
@@ -80,18 +85,24 @@ impl Collection {
                 self.cut(format!("{path}: its {size} bytes are more than what is left of the output limit"));
                 continue;
             }
-            // One that breaks off is not used again: its bytes may be on their way already.
+            if path.len() > self.room_paths {
+                self.cut(format!(
+                    "{path}: the paths of the files before have {MAX_PATHS_BYTES} bytes, the most that is kept"
+                ));
+                continue;
+            }
             let stream = self.next_stream;
             self.next_stream = self.next_stream.saturating_add(1);
             let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
             let mut file = open(stream)?;
             let (written, sha256) = copy(&mut entry, &mut file)?;
-            close(file)?;
-            if written != size {
-                // The reader of the archive takes an early end for the end of the file.
+            if written < size {
+                // The engine ends its answer properly also where it could not read on.
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{path} broke off")));
             }
+            close(file)?;
             self.room_bytes = self.room_bytes.saturating_sub(written);
+            self.room_paths -= path.len();
             self.seen.insert(path.clone());
             self.files.push(OutputFile { stream, path, size: written, mode, sha256 });
         }
@@ -274,6 +285,43 @@ mod tests {
         let many: Vec<(EntryType, &[u8], &[u8])> = vec![(EntryType::Fifo, b"output/f", b""); 250];
         let cut = collect(&many, &["output/**"], 10).1;
         assert_eq!((cut.len(), cut[100].as_str()), (101, "and 150 more"));
+    }
+
+    #[test]
+    fn goes_on_with_the_next_folder_after_one_that_broke_off() {
+        let patterns = ["a/*".to_owned(), "b/*".to_owned()];
+        let mut collection = Collection::new(&patterns, 100);
+        let streams = RefCell::new(Vec::new());
+        let mut open = |stream| {
+            // As the store: a stream has one writer, ever.
+            let is_new = !streams.borrow().contains(&stream);
+            streams.borrow_mut().push(stream);
+            if is_new { Ok(Vec::new()) } else { Err(io::Error::other("it had a writer")) }
+        };
+        let mut close = |_: Vec<u8>| Ok(());
+        let broken = &tar_of(&[(EntryType::Regular, b"a/x", &[1; 90])])[..512 + 10];
+        assert!(collection.take(broken, "a", &mut open, &mut close).is_err());
+        let whole = tar_of(&[(EntryType::Regular, b"b/y", b"y")]);
+        collection.take(whole.as_slice(), "b", &mut open, &mut close).unwrap();
+        assert_eq!(collection.files.iter().map(|file| file.stream).collect::<Vec<_>>(), [FIRST_OUTPUT + 1]);
+    }
+
+    #[test]
+    fn the_list_of_files_fits_into_the_final_report() {
+        let name = |number: usize| format!("output/{number:05}{}", "x".repeat(80));
+        let names: Vec<String> = (0..MAX_FILES).chain([MAX_FILES]).map(name).collect();
+        let mut long: Vec<(EntryType, &[u8], &[u8])> = Vec::new();
+        for name in &names {
+            long.push((EntryType::Regular, name.as_bytes(), b""));
+        }
+        // Ten times as many bytes of paths would be possible.
+        let mut collection = Collection::new(&["output/**".to_owned()], 100);
+        collection.room_paths = 92 * 5_000;
+        let archive = tar_of(&long);
+        collection.take(archive.as_slice(), "output", &mut |_| Ok(Vec::new()), &mut |_| Ok(())).unwrap();
+        let (files, cut) = collection.into_parts();
+        assert_eq!(files.len(), 5_000);
+        assert!(cut[0].contains("paths"), "{}", cut[0]);
     }
 
     #[test]
