@@ -13,7 +13,7 @@ cd "$ROOT"
 # An independent gRPC implementation that the tests talk to.
 GRPCIO=1.85.1
 # The long parts: each name is a function part_NAME below.
-PARTS=(demo)
+PARTS=(demo store)
 
 DONE=()
 FAILED=()
@@ -43,6 +43,13 @@ finish() {
 
 part_demo() {
     bash scripts/demo.sh && bash scripts/demo.sh
+}
+
+# Every call of the store that changes the disk, at each of its first 30 times, is killed or fails.
+part_store() {
+    need_command strace strace
+    ensure_cargo lints
+    HM_STORE_FAULTS=30 cargo test --locked --test store_crash
 }
 
 run_parts() {
@@ -86,6 +93,8 @@ esac
 
 need_command python3 python3
 need_command jq jq
+need_command strace strace
+need_command unshare util-linux
 need_command busybox busybox-static
 ensure_engine
 ensure_cargo lints

@@ -28,7 +28,7 @@ const MAX_ALERTS: usize = 50;
 /// Ended attempts in the snapshot; the store has more.
 const MAX_HISTORY: usize = 50;
 /// Ended attempts that are remembered, so that a second offer of one is refused.
-pub const MAX_OVER: u32 = 10_000;
+const MAX_OVER: usize = 10_000;
 /// Of the 30 s within which the node exits, what running tasks get between SIGTERM and SIGKILL ...
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// ... and after which the next start gets what has still not ended, for instance since the engine is away.
@@ -99,7 +99,7 @@ impl Coordinator {
     pub fn new(settings: Settings, view: Snapshot, held: Vec<Held>, now: Duration, now_ms: u64) -> Self {
         let mut coordinator = Self {
             roster: Roster::default(),
-            over: view.history.iter().rev().map(|row| row.key.clone()).collect(),
+            over: VecDeque::new(),
             polls: BTreeMap::new(),
             gated: VecDeque::new(),
             records: Vec::new(),
@@ -129,10 +129,11 @@ impl Coordinator {
         coordinator
     }
 
-    /// Remembers attempts of earlier starts that are over: the newest ones, newest first.
-    pub fn remember_over(&mut self, keys: impl Iterator<Item = AttemptKey>) {
-        self.over = keys.take(MAX_OVER as usize).collect();
-        self.over.make_contiguous().reverse();
+    /// Attempts that ended here before, oldest first: a second offer of one is refused.
+    pub fn remember_over(&mut self, keys: impl IntoIterator<Item = AttemptKey>) {
+        self.over.extend(keys);
+        let surplus = self.over.len().saturating_sub(MAX_OVER);
+        self.over.drain(..surplus);
     }
 
     /// Effects that the last calls decided, in order.
@@ -310,6 +311,8 @@ impl Coordinator {
                 attempt.detail.clone_from(&detail);
                 self.note_event(key, EventKind::Phase(phase, detail));
             }
+            // An adopted task is where it was: nothing for the record, but it no longer waits for the engine.
+            TaskNews::Phase(phase, detail) if attempt.phase == phase => attempt.detail = detail,
             TaskNews::Phase(..) => {}
             TaskNews::Detail(detail) => attempt.detail = detail,
             TaskNews::Marks(marks) => {
@@ -360,10 +363,7 @@ impl Coordinator {
             self.view.history.insert(0, row);
             self.view.history.truncate(MAX_HISTORY);
         }
-        self.over.push_back(key.clone());
-        if self.over.len() > MAX_OVER as usize {
-            self.over.pop_front();
-        }
+        self.remember_over([key.clone()]);
         self.drop_if_done(key);
     }
 

@@ -296,9 +296,14 @@ impl SessionThread {
     fn handle_lost(&mut self, reason: &str) {
         let now = boottime();
         self.lost_at.get_or_insert(now);
-        let reason = printable(reason);
+        let hint = if reason.contains("HTTP/1.1") {
+            "; is this a master's gRPC port? MASTER_GRPC_URL names another"
+        } else {
+            ""
+        };
+        let reason = format!("{}{hint}", printable(reason));
         if reason != self.last_reason {
-            warn!("no connection to the master: {reason}");
+            warn!("no connection to the master at {}: {reason}", self.parts.master.lane().target());
             self.last_reason.clone_from(&reason);
         }
         self.tell(Event::MasterLost { detail: reason, failed_calls: self.failed_calls });

@@ -196,7 +196,7 @@ fn an_attempt_that_is_over_is_not_run_again() {
 #[test]
 fn what_was_over_before_a_restart_is_not_run_again() {
     let mut node = Node::new(Vec::new());
-    node.coordinator.remember_over([key("newer"), key("a")].into_iter());
+    node.coordinator.remember_over([key("a"), key("newer")]);
     assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
-use hivemind_worker::docker::{Docker, DockerHost, NodeTimeouts};
+use hivemind_worker::docker::{Docker, DockerHost, LogOptions, NodeTimeouts};
 use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
@@ -321,11 +321,10 @@ fn a_stop_order_during_preparation_ends_it_without_a_run() {
 }
 
 #[test]
-fn a_container_that_was_left_is_adopted_and_ends_once() {
+fn a_container_that_was_left_is_adopted_and_loses_no_output() {
     let node = Node::new("adopt");
-    let program = "import os, time\nprint('before')\n\
-        while not os.path.exists('/tmp/never') and time.sleep(3) is None:\n    break\n\
-        print('after')\nopen('output/done', 'w').write('x')\n";
+    let program = "import os, sys, time\nprint('before')\ntime.sleep(2)\nprint('between')\n\
+        print('trouble', file=sys.stderr)\ntime.sleep(4)\nprint('after')\nopen('output/done', 'w').write('x')\n";
     let mut task = node.start(&python("adopt", program));
     task.wait_for_output("before");
     task.set(Desired { must_leave: true, ..Desired::default() });
@@ -335,13 +334,55 @@ fn a_container_that_was_left_is_adopted_and_ends_once() {
     drop(task);
     assert_eq!(node.left_overs(), 2, "container and volume stay");
     node.store.clone().close();
+    wait_for_log(&node.context.docker, marks.container_id.as_deref().unwrap(), "trouble");
     let next = Node::open(node.dir.clone());
     let report = next.resume(spec, marks, Beginning::Adoption).finish();
     assert_eq!((report.outcome, report.exit_code), (Outcome::Succeeded, Some(0)), "{report:?}");
     assert_eq!(report.outputs.len(), 1);
-    assert!(report.duration_ms >= 3_000, "{report:?}");
-    assert_eq!(deliver(&next)[&(1, 2)], b"after\n");
+    assert!(report.duration_ms >= 6_000, "{report:?}");
+    let streams = deliver(&next);
+    assert_eq!(String::from_utf8_lossy(&streams[&(1, 1)]), "before\n");
+    assert_eq!(String::from_utf8_lossy(&streams[&(1, 2)]), "between\nafter\n");
+    assert_eq!(String::from_utf8_lossy(&streams[&(2, 2)]), "trouble\n");
     assert_eq!(next.left_overs(), 0);
+}
+
+#[test]
+fn a_container_that_ended_while_nobody_watched_gives_all_of_its_output() {
+    let node = Node::new("ended");
+    let mut task = node.start(&python("ended", "import time\nprint('before')\ntime.sleep(2)\nprint('last')\n"));
+    task.wait_for_output("before");
+    task.set(Desired { must_leave: true, ..Desired::default() });
+    task.wait_for(|news| *news == TaskNews::Left);
+    let (spec, marks) = (task.spec.clone(), task.marks.clone());
+    drop(task);
+    node.store.clone().close();
+    let container = marks.container_id.clone().unwrap();
+    let wait = hivemind_worker::docker::WaitCondition::NotRunning;
+    node.context.docker.wait_container(&container, wait, Some(PATIENCE)).unwrap();
+    let next = Node::open(node.dir.clone());
+    let report = next.resume(spec, marks, Beginning::Adoption).finish();
+    assert_eq!(report.outcome, Outcome::Succeeded, "{report:?}");
+    assert_eq!(String::from_utf8_lossy(&deliver(&next)[&(1, 2)]), "last\n");
+    assert_eq!(report.tail, b"last\n");
+}
+
+/// Until the engine's log of the container has the text.
+fn wait_for_log(docker: &Docker, container: &str, text: &str) {
+    let options = LogOptions { stdout: true, stderr: true, ..LogOptions::default() };
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut log = Vec::new();
+        let mut stream = docker.logs(container, &options, PATIENCE).unwrap();
+        while let Some((_, bytes)) = stream.next_piece().unwrap() {
+            log.extend_from_slice(bytes);
+        }
+        if String::from_utf8_lossy(&log).contains(text) {
+            return;
+        }
+        assert!(Instant::now() < end, "{text:?} never came");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
@@ -366,6 +407,33 @@ fn a_paused_task_does_not_run_out_of_time() {
     assert!(task.news.recv_timeout(Duration::from_secs(5)).map_or(true, |news| matches!(news, TaskNews::Usage(_))));
     task.set(Desired::default());
     assert_eq!(task.finish().outcome, Outcome::Succeeded);
+}
+
+#[test]
+fn a_task_that_closes_its_output_goes_on_and_is_noted_once() {
+    let node = Node::new("closed");
+    let program = "import os, time\nprint('bye', flush=True)\nos.close(1)\nos.close(2)\ntime.sleep(2)\n\
+        open('output/late', 'w').write('x')\nos._exit(0)\n";
+    let mut task = node.start(&python("closed", program));
+    let report = task.finish();
+    assert_eq!((report.outcome, report.outputs.len()), (Outcome::Succeeded, 1), "{report:?}");
+    assert_eq!(report.tail, b"bye\n");
+    let notes = task.seen.iter().filter(|news| matches!(news, TaskNews::Note(_)));
+    assert!(notes.count() <= 1, "{:?}", task.seen);
+}
+
+#[test]
+fn a_task_that_fills_its_disk_is_stopped_within_the_overshoot() {
+    let node = Node::new("disk");
+    let program = "import time\n\
+        for i in range(400):\n    open(f'output/{i}', 'wb').write(bytes(1 << 20))\n    time.sleep(0.02)\n";
+    let offer = Offer { disk_bytes: 32 << 20, ..python("disk", program) };
+    let report = node.start(&offer).finish();
+    assert_eq!(report.outcome, Outcome::DiskLimit, "{report:?}");
+    assert!(report.reason.contains("its disk limit is 33554432"), "{report:?}");
+    let whole = report.outputs.iter().filter(|file| file.size == 1 << 20).count();
+    assert_eq!(whole, 32, "what fits is kept: {report:?}");
+    assert!(report.cut.iter().any(|line| line.contains("output limit")), "{:?}", report.cut);
 }
 
 #[test]

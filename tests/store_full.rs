@@ -86,21 +86,17 @@ fn a_full_disk_refuses_tasks_and_loses_no_duty() {
     let mount = folder.state();
     std::fs::create_dir(&mount).unwrap();
     let script = r#"mount -t tmpfs -o size=12m tmpfs "$1" && echo mounted && exec "$2" --exact full_child --nocapture"#;
+    // Root needs no user name space, which some machines forbid; others need one.
+    let user = if rustix::process::geteuid().is_root() { &[][..] } else { &["--user", "--map-root-user"] };
     let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .args(user)
+        .args(["--mount", "sh", "-c", script, "sh"])
         .arg(&mount)
         .arg(std::env::current_exe().unwrap())
         .env(CHILD, &mount)
-        .output();
-    let Ok(output) = output else {
-        eprintln!("skipped: there is no unshare here");
-        return;
-    };
+        .output()
+        .expect("this test needs unshare, of util-linux");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !text.contains("mounted") {
-        eprintln!("skipped: name spaces are not allowed here");
-        return;
-    }
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("the child is done"), "{text}{errors}");
 }

@@ -145,7 +145,7 @@ pub static KEYS: [Key; 24] = [
     )
     .flag("shutdown")
     .live(),
-    key("HIVEMIND_LOG_BUDGET", "Output that is kept of each attempt", ["size", "64KiB to 16GiB", "64MiB"]).live(),
+    key("HIVEMIND_LOG_BUDGET", "Output that is kept of each attempt", ["size", "64KiB to 16GiB", "64MiB"]),
     key(
         "WIREGUARD_CONFIG_PATH",
         "WireGuard configuration of the tunnel to the master; accepted, but this version builds no tunnel",

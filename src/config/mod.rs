@@ -195,7 +195,6 @@ impl Config {
                 lent: new.lent,
                 spec_defaults: new.spec_defaults.clone(),
                 shutdown: new.shutdown,
-                log_budget_bytes: new.log_budget_bytes,
                 warnings: new.warnings.clone(),
                 places: new.places.clone(),
                 ..self.clone()

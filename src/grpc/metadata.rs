@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet};
+
 use crate::h2::Header;
 
 /// A name or value that must not be sent.
@@ -68,7 +71,7 @@ impl Metadata {
     pub(super) fn to_headers(&self) -> impl Iterator<Item = Header> {
         self.entries.iter().map(|entry| {
             let value = match entry.name.ends_with("-bin") {
-                true => base64_encode(&entry.value).into_bytes(),
+                true => BASE64.encode(&entry.value).into_bytes(),
                 false => entry.value.clone(),
             };
             match entry.is_secret {
@@ -93,7 +96,7 @@ impl Metadata {
                 continue;
             }
             for part in header.value.split(|b| *b == b',') {
-                let value = base64_decode(part.trim_ascii()).ok_or_else(|| InvalidMetadata { name: name.clone() })?;
+                let value = BASE64.decode(part.trim_ascii()).map_err(|_| InvalidMetadata { name: name.clone() })?;
                 entries.push(Entry { name: name.clone(), value, is_secret });
             }
         }
@@ -132,48 +135,14 @@ fn is_reserved(name: &str) -> bool {
     )
 }
 
-const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-/// Without padding, as gRPC prefers.
-fn base64_encode(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0u32, |g, b| g << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
-        for i in 0..=chunk.len() {
-            let digit = group >> (18 - 6 * i) & 0x3f;
-            out.push(char::from(BASE64[digit as usize]));
-        }
-    }
-    out
-}
-
-/// With or without padding.
-fn base64_decode(text: &[u8]) -> Option<Vec<u8>> {
-    let padding = text.iter().rev().take_while(|b| **b == b'=').count();
-    let digits = text.get(..text.len() - padding)?;
-    if padding > 0 && (padding > 2 || !text.len().is_multiple_of(4)) || digits.len() % 4 == 1 {
-        return None;
-    }
-    let mut out = Vec::with_capacity(digits.len() * 3 / 4);
-    let (mut bits, mut held) = (0u32, 0);
-    for digit in digits {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6 | u32::from(value)) & 0xffff;
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            out.push((bits >> held & 0xff) as u8);
-        }
-    }
-    Some(out)
-}
+/// Written without padding, as gRPC prefers; read with or without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// Encodes a status message: what is not printable ASCII, `%`, and space at the ends, which HTTP/2 forbids there.
 pub(super) fn percent_encode(message: &str) -> String {
@@ -226,15 +195,15 @@ mod tests {
             ("fooba", "Zm9vYmE", "Zm9vYmE="),
             ("foobar", "Zm9vYmFy", "Zm9vYmFy"),
         ] {
-            assert_eq!(base64_encode(plain.as_bytes()), coded);
-            assert_eq!(base64_decode(coded.as_bytes()).unwrap(), plain.as_bytes());
-            assert_eq!(base64_decode(padded.as_bytes()).unwrap(), plain.as_bytes());
+            assert_eq!(BASE64.encode(plain.as_bytes()), coded);
+            assert_eq!(BASE64.decode(coded.as_bytes()).unwrap(), plain.as_bytes());
+            assert_eq!(BASE64.decode(padded.as_bytes()).unwrap(), plain.as_bytes());
         }
-        for odd in ["Z", "Zg=", "Zg===", "Z===", "====", "Zm9v=", "Z!==", "Zm=v", "Zm9vY"] {
-            assert_eq!(base64_decode(odd.as_bytes()), None, "{odd}");
+        for odd in ["Z", "Zg===", "Z===", "====", "Zm9v=", "Z!==", "Zm=v", "Zm9vY"] {
+            assert!(BASE64.decode(odd.as_bytes()).is_err(), "{odd}");
         }
         let all: Vec<u8> = (0..=255).collect();
-        assert_eq!(base64_decode(base64_encode(&all).as_bytes()).unwrap(), all);
+        assert_eq!(BASE64.decode(BASE64.encode(&all).as_bytes()).unwrap(), all);
     }
 
     #[test]

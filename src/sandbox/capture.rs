@@ -40,7 +40,8 @@ impl Tail {
         self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, piece: &[u8]) {
+    /// Appends what has come.
+    pub fn push(&self, piece: &[u8]) {
         let mut bytes = self.lock();
         bytes.extend_from_slice(piece);
         // Trimmed at twice the length, so that each byte is moved at most once.

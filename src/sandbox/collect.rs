@@ -325,6 +325,24 @@ mod tests {
     }
 
     #[test]
+    fn an_archive_that_broke_off_is_taken_again_for_the_rest() {
+        let bytes =
+            tar_of(&[(EntryType::Regular, b"output/1", b"one"), (EntryType::Regular, b"output/2", &[b'x'; 2_000])]);
+        let mut collection = Collection::new(&["output/**".to_owned()], 10_000);
+        let mut streams = Vec::new();
+        let mut open = |stream| {
+            streams.push(stream);
+            Ok(Vec::new())
+        };
+        // The second file's content is cut.
+        assert!(collection.take(&bytes[..2_048], "output", &mut open, &mut |_: Vec<u8>| Ok(())).is_err());
+        collection.take(bytes.as_slice(), "output", &mut open, &mut |_: Vec<u8>| Ok(())).unwrap();
+        let files: Vec<_> = collection.files.iter().map(|file| (file.stream, file.path.as_str(), file.size)).collect();
+        assert_eq!(files, [(16, "output/1", 3), (18, "output/2", 2_000)]);
+        assert_eq!(streams, [16, 17, 18]);
+    }
+
+    #[test]
     fn asks_the_engine_for_the_smallest_folders() {
         let roots = |patterns: &[&str]| roots(&patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
         assert_eq!(roots(&["output/**"]), ["output"]);

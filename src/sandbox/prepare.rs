@@ -12,7 +12,7 @@ use super::task::Task;
 use crate::docker::{CreateBody, Docker, Error, ImageInspect, PullProgress, Stop, VolumeCreate};
 use crate::node::order::TaskNews;
 use crate::node::record::Outcome;
-use crate::node::spec::{BASE_IMAGE, PullPolicy, TaskSpec};
+use crate::node::spec::{PullPolicy, TaskSpec, base_image_name};
 
 /// Between two lines of a pull's progress: above the time in which a small board unpacks a large layer.
 const PULL_IDLE: Duration = Duration::from_secs(600);
@@ -82,8 +82,10 @@ impl Task {
     }
 
     fn no_image(&self, outcome: Outcome, error: &Error) -> Break {
-        let mend = match self.spec.image.to_string().as_str() {
-            BASE_IMAGE => "; scripts/build-image.sh makes the base image on this machine",
+        let is_base = self.spec.image.name() == base_image_name();
+        let mend = match self.spec.pull {
+            _ if is_base => "; scripts/build-image.sh makes the base image on this machine",
+            PullPolicy::Always => "; with the pull policy if-missing an image that the engine has is used as it is",
             _ => "",
         };
         Break::End(outcome, format!("{error}{mend}"))

@@ -6,20 +6,19 @@ use crossbeam_channel::{after, never, select};
 
 use super::body::check_read_back;
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
+use super::disk::{self, DiskWatch, Finding};
+use super::gauge::Gauge;
 use super::step::{Break, Step, fault};
 use super::task::{Ended, Task};
 use super::verdict::{Circumstances, KILLED, judge, parse_time};
-use crate::docker::{ContainerInspect, CreateBody, Error, Stats, Stop};
+use crate::docker::{ContainerInspect, CreateBody, Error, OutputStream, Stop};
 use crate::node::order::{Look, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
 
-/// Between two looks at a container that has run for a while.
+/// Between two looks at a container's state. Its end is told by the engine's events and by the end of the output.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Looks come closer at first, so that the figures of a short task are not empty.
-const EARLY_LOOKS: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(600), Duration::from_secs(1)];
-/// Until this age a container is looked at each second.
-const EARLY_AGE: Duration = Duration::from_secs(30);
+/// Longest pause between two tries to attach again.
+const MAX_ATTACH_PAUSE: Duration = Duration::from_secs(60);
 /// Output may still be in the pipes when the container has ended. It is waited for while it flows.
 const DRAIN_IDLE: Duration = Duration::from_secs(5);
 /// Looks at a container that was killed by somebody, to tell whether it is being removed ...
@@ -40,16 +39,21 @@ pub struct Run {
     circumstances: Circumstances,
     /// When SIGKILL is due; absent before SIGTERM and after SIGKILL.
     kill_at: Option<Duration>,
-    looks: usize,
     next_look: Duration,
+    /// The last look found no engine.
+    is_engine_away: bool,
     seen_engine_news: u64,
-    last_stats: Option<(Duration, Stats)>,
-    usage: Usage,
+    next_attach: Duration,
+    attach_pause: Duration,
+    disk: Option<DiskWatch>,
+    next_disk_look: Duration,
+    gauge: Option<Gauge>,
     has_memory_alert: bool,
 }
 
 impl Run {
-    fn new(started: Duration, now: Duration) -> Self {
+    /// Of a container that runs, or ran, since `started`.
+    pub fn new(started: Duration, now: Duration) -> Self {
         Self {
             capture: None,
             idle_writers: None,
@@ -58,13 +62,27 @@ impl Run {
             paused_at: None,
             circumstances: Circumstances::default(),
             kill_at: None,
-            looks: 0,
-            next_look: now + EARLY_LOOKS[0],
+            next_look: now + LOOK_EVERY,
+            is_engine_away: false,
             seen_engine_news: 0,
-            last_stats: None,
-            usage: Usage::default(),
+            next_attach: now,
+            attach_pause: LOOK_EVERY,
+            disk: None,
+            next_disk_look: now + disk::LOOK_EVERY,
+            gauge: None,
             has_memory_alert: false,
         }
+    }
+
+    /// Of a container that is taken over: looked at as soon as possible.
+    pub fn adopted(started: Duration, now: Duration, found: &ContainerInspect, tail: Tail) -> Self {
+        let gauge = found.state.running.then(|| Gauge::new(found.state.pid, &found.id, started, now));
+        Self { next_look: now, gauge, tail, ..Self::new(started, now) }
+    }
+
+    /// The container has ended: its output is complete.
+    pub fn keep_writers(&mut self, writers: Writers) {
+        self.idle_writers = Some(writers);
     }
 }
 
@@ -88,48 +106,19 @@ impl Task {
             Ok(Err(error)) => Err(fault(&error)),
             Err(interruption) => Err(interruption),
         };
-        if let Err(reason) = result {
-            self.end_capture(&mut run, Duration::ZERO);
-            return Err(reason);
-        }
-        run.started = (self.context.clock)();
-        self.mark_start(run.started);
+        let found = match result {
+            Ok(found) => found,
+            Err(reason) => {
+                self.end_capture(&mut run, Duration::ZERO);
+                return Err(reason);
+            }
+        };
+        let now = (self.context.clock)();
+        run.started = now;
+        run.gauge = Some(Gauge::new(found.state.pid, &found.id, now, now));
+        self.mark_start(now);
         self.tell(TaskNews::Phase(Phase::Running, String::new()));
         Ok(run)
-    }
-
-    /// After a restart of the worker: takes over what is at the engine. `None`: nothing had begun to run.
-    pub fn adopt(&mut self) -> Step<Option<Run>> {
-        let name = self.name.clone();
-        let found = match self.engine(move |docker| docker.inspect_container(&name))? {
-            Ok(found) if self.is_ours(&found.config.labels) => found,
-            Ok(_) => return Ok(None),
-            Err(error) if error.is_not_found() && self.marks.started_boot_ms.is_none() => return Ok(None),
-            Err(error) if error.is_not_found() => {
-                let reason = "the container was gone when the worker came back".to_owned();
-                return Err(Break::End(Outcome::NodeFault, reason));
-            }
-            Err(error) => return Err(fault(&error)),
-        };
-        if found.state.started_at.is_empty() || parse_time(&found.state.started_at).is_none() {
-            return Ok(None);
-        }
-        let now = (self.context.clock)();
-        let is_same_boot = self.marks.boot_id.as_ref() == Some(&self.context.boot_id);
-        let started = self.marks.started_boot_ms.filter(|_| is_same_boot).map_or(now, Duration::from_millis);
-        let mut run = Run::new(started, now);
-        run.next_look = now;
-        let writers = self.writers()?;
-        self.tell(TaskNews::Note(
-            "the worker was restarted: output of the time between is missing from the streams".to_owned(),
-        ));
-        if found.state.running {
-            self.attach(&mut run, writers)?;
-            self.tell(TaskNews::Phase(Phase::Running, "adopted after a restart of the worker".to_owned()));
-        } else {
-            run.idle_writers = Some(writers);
-        }
-        Ok(Some(run))
     }
 
     fn mark_start(&mut self, started: Duration) {
@@ -140,7 +129,8 @@ impl Task {
         });
     }
 
-    fn writers(&self) -> Step<Writers> {
+    /// New writers of both streams.
+    pub fn writers(&self) -> Step<Writers> {
         let open = |stream| {
             self.context
                 .store
@@ -150,9 +140,26 @@ impl Task {
         Ok(Writers { stdout: open(STDOUT)?, stderr: open(STDERR)? })
     }
 
+    /// Attaches and lets the output thread run. Where there is nothing to attach to, the writers stay with the run.
     fn attach(&self, run: &mut Run, writers: Writers) -> Step<()> {
+        match self.open_output() {
+            Ok((stream, stop)) => self.capture(run, stream, stop, writers),
+            Err(reason) => {
+                run.idle_writers = Some(writers);
+                Err(reason)
+            }
+        }
+    }
+
+    /// The container's output from now on, and what releases it.
+    pub fn open_output(&self) -> Step<(OutputStream, Stop)> {
         let (name, stop) = (self.name.clone(), Stop::new());
         let stream = self.call(&stop, move |docker| docker.attach(&name))?.map_err(|error| fault(&error))?;
+        Ok((stream, stop))
+    }
+
+    /// Starts the output thread.
+    pub fn capture(&self, run: &mut Run, stream: OutputStream, stop: Stop, writers: Writers) -> Step<()> {
         let thread = format!("output-{}", self.number);
         let capture = Capture::start(thread, stream, stop, writers, run.tail.clone())
             .map_err(|error| Break::End(Outcome::NodeFault, format!("can't start a thread: {error}")))?;
@@ -160,10 +167,13 @@ impl Task {
         Ok(())
     }
 
-    fn read_back(&self, body: &CreateBody) -> Step<()> {
+    fn read_back(&self, body: &CreateBody) -> Step<ContainerInspect> {
         let name = self.name.clone();
         let found = self.engine(move |docker| docker.inspect_container(&name))?.map_err(|error| fault(&error))?;
-        check_read_back(&body.host_config, &found.host_config).map_err(|what| Break::End(Outcome::NodeFault, what))
+        match check_read_back(&body.host_config, &found.host_config) {
+            Ok(()) => Ok(found),
+            Err(what) => Err(Break::End(Outcome::NodeFault, what)),
+        }
     }
 
     /// Until the container has ended, then its result.
@@ -198,6 +208,9 @@ impl Task {
             run.kill_at = None;
             self.signal("SIGKILL");
         }
+        if now >= run.next_disk_look && run.circumstances.stopping.is_none() {
+            self.look_at_disk(run, now);
+        }
         let has_news = desired.engine_news != run.seen_engine_news;
         run.seen_engine_news = desired.engine_news;
         if has_news || now >= run.next_look {
@@ -206,8 +219,39 @@ impl Task {
                 end => return Ok(Some(end)),
             }
         }
+        self.measure(run, now);
         self.rest(run, now);
         Ok(None)
+    }
+
+    /// A task that fills the disk is frozen before anything else, and gets no grace in which it could go on.
+    fn look_at_disk(&self, run: &mut Run, now: Duration) {
+        run.next_disk_look = now + disk::LOOK_EVERY;
+        let docker = &self.context.quick_docker;
+        let limit = self.spec.disk_bytes;
+        let watch = run.disk.get_or_insert_with(|| DiskWatch::new(docker, &self.name, limit));
+        let (outcome, reason) = match watch.look(docker) {
+            Finding::Fine => return,
+            Finding::OverLimit(reason) => (Outcome::DiskLimit, reason),
+            Finding::Reserve(reason) => (Outcome::NodeFault, reason),
+        };
+        if run.paused_at.is_none() && docker.pause_container(&self.name).is_ok() {
+            run.paused_at = Some(now);
+        }
+        self.tell(TaskNews::Phase(Phase::Stopping, reason.clone()));
+        run.circumstances.stopping = Some((outcome, reason));
+        self.signal("SIGKILL");
+        self.thaw(run);
+    }
+
+    /// A frozen process sees no signal.
+    fn thaw(&self, run: &mut Run) {
+        if run.paused_at.take().is_some() {
+            match self.context.quick_docker.unpause_container(&self.name) {
+                Err(error) if error.is_not_found() || error.is_conflict() => {}
+                result => self.tell_failure("unpause", result),
+            }
+        }
     }
 
     fn timeout_at(&self, run: &Run, now: Duration) -> Duration {
@@ -223,10 +267,7 @@ impl Task {
         run.circumstances.stopping = Some((outcome, reason.to_owned()));
         run.kill_at = Some((self.context.clock)() + grace);
         self.signal("SIGTERM");
-        if run.paused_at.take().is_some() {
-            // A frozen process sees no signal.
-            self.tell_failure("unpause", self.context.quick_docker.unpause_container(&self.name));
-        }
+        self.thaw(run);
     }
 
     fn signal(&self, signal: &str) {
@@ -260,66 +301,60 @@ impl Task {
     }
 
     fn look(&mut self, run: &mut Run, now: Duration) -> Sight {
-        run.looks += 1;
-        let age = now.saturating_sub(run.started);
-        run.next_look = match EARLY_LOOKS.get(run.looks) {
-            Some(at) => now.max(run.started + *at),
-            None if age < EARLY_AGE => now + Duration::from_secs(1),
-            None => now + LOOK_EVERY,
-        };
-        let docker = self.context.quick_docker.clone();
-        match docker.inspect_container(&self.name) {
+        run.next_look = now + LOOK_EVERY;
+        match self.context.quick_docker.inspect_container(&self.name) {
             Ok(found) if !found.state.running => return Sight::Ended(Box::new(found)),
+            Ok(_) if run.is_engine_away => {
+                run.is_engine_away = false;
+                self.tell(TaskNews::Detail(String::new()));
+            }
             Ok(_) => {}
             Err(error) if error.is_not_found() => return Sight::Gone,
             Err(error) => {
+                run.is_engine_away = true;
                 run.circumstances.was_engine_away |= error.is_unreachable();
                 self.tell(TaskNews::Detail(format!("waits for the engine: {error}")));
                 return Sight::Runs;
             }
         }
-        if run.capture.is_none()
-            && let Some(writers) = run.idle_writers.take()
-        {
-            self.tell(TaskNews::Note("attached again: output since the engine was away is missing".to_owned()));
-            if self.attach(run, writers).is_err() {
-                self.tell(TaskNews::Detail("can't attach to the output".to_owned()));
-            }
-        }
-        if let Ok(stats) = docker.stats(&self.name) {
-            self.note_usage(run, now, stats);
+        if run.capture.is_none() && now >= run.next_attach {
+            self.attach_again(run, now);
         }
         Sight::Runs
     }
 
-    fn note_usage(&self, run: &mut Run, now: Duration, stats: Stats) {
-        let memory = stats.memory.unwrap_or(run.usage.memory_bytes);
-        run.usage = Usage {
-            cpu_ms: stats.cpu_total_ns.map_or(run.usage.cpu_ms, |ns| run.usage.cpu_ms.max(ns / 1_000_000)),
-            memory_bytes: memory,
-            peak_memory_bytes: run.usage.peak_memory_bytes.max(memory),
-            pids: stats.pids.unwrap_or(0),
-            disk_read_bytes: stats.block_read,
-            disk_written_bytes: stats.block_write,
-        };
-        let cpu_percent = run.last_stats.as_ref().and_then(|(at, before)| {
-            let used = stats.cpu_total_ns?.checked_sub(before.cpu_total_ns?)?;
-            let passed = now.saturating_sub(*at).as_nanos() as f64;
-            (passed > 0.0).then(|| 100.0 * used as f64 / passed)
-        });
-        let is_high = memory.saturating_mul(100) >= self.spec.memory_bytes.saturating_mul(MEMORY_ALERT_PERCENT);
+    /// The output has ended and the container has not: the engine was away, or the task has closed its output. The two
+    /// look the same, so it is tried again and again, ever more seldom.
+    fn attach_again(&self, run: &mut Run, now: Duration) {
+        let Some(writers) = run.idle_writers.take() else { return };
+        run.next_attach = now + run.attach_pause;
+        if run.attach_pause == LOOK_EVERY {
+            let note = "the output ended before the task: what came until it was attached to again is missing";
+            self.tell(TaskNews::Note(note.to_owned()));
+        }
+        run.attach_pause = (run.attach_pause * 2).min(MAX_ATTACH_PAUSE);
+        if let Err(Break::End(_, reason)) = self.attach(run, writers) {
+            self.tell(TaskNews::Detail(reason));
+        }
+    }
+
+    fn measure(&self, run: &mut Run, now: Duration) {
+        let Some(gauge) = &mut run.gauge else { return };
+        let Some(told) = gauge.read(&self.context.quick_docker, &self.name, now) else { return };
+        let usage = gauge.usage;
+        let limit = self.spec.memory_bytes.saturating_mul(MEMORY_ALERT_PERCENT);
+        let is_high = usage.memory_bytes.saturating_mul(100) >= limit;
         if is_high && !run.has_memory_alert {
             self.tell(TaskNews::Alert(format!("uses {MEMORY_ALERT_PERCENT} % of its memory limit")));
         }
         run.has_memory_alert = is_high;
         let frozen = Duration::from_millis(self.marks.paused_ms);
         self.tell(TaskNews::Usage(Look {
-            usage: run.usage,
-            cpu_percent,
+            usage,
+            cpu_percent: told.cpu_percent,
             running_ms: millis(now.saturating_sub(run.started).saturating_sub(frozen)),
             tail: run.tail.text(),
         }));
-        run.last_stats = Some((now, stats));
     }
 
     /// Waits for a wish, the end of the output, or the next thing that is due.
@@ -328,7 +363,13 @@ impl Task {
             None if run.paused_at.is_none() => self.timeout_at(run, now),
             _ => Duration::MAX,
         };
-        let due = run.next_look.min(run.kill_at.unwrap_or(Duration::MAX)).min(timeout);
+        let disk_look = match run.circumstances.stopping {
+            None => run.next_disk_look,
+            Some(_) => Duration::MAX,
+        };
+        let reading = run.gauge.as_ref().map_or(Duration::MAX, Gauge::next);
+        let due = [run.next_look, run.kill_at.unwrap_or(Duration::MAX), disk_look, reading, timeout];
+        let due = due.into_iter().min().unwrap_or(now);
         let silent = never();
         let ended = run.capture.as_ref().map_or(&silent, |capture| &capture.ended);
         let end = select! {
@@ -383,7 +424,7 @@ impl Task {
             outcome: Outcome::Cancelled,
             reason: "the container was removed from outside the worker".to_owned(),
             exit_code: None,
-            usage: run.usage,
+            usage: run.gauge.as_ref().map_or_else(Usage::default, |gauge| gauge.usage),
             duration: measured,
             tail: run.tail.clone(),
             has_container: false,

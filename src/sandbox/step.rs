@@ -143,9 +143,14 @@ impl Task {
 
     /// Waits, unless the coordinator wants something.
     pub fn wait(&self, pause: Duration) -> Step<()> {
+        self.wait_unless(&|| self.interruption(), pause)
+    }
+
+    /// Waits, unless `interruption` finds something.
+    pub fn wait_unless(&self, interruption: &dyn Fn() -> Option<Break>, pause: Duration) -> Step<()> {
         let end = after(pause);
         loop {
-            if let Some(interruption) = self.interruption() {
+            if let Some(interruption) = interruption() {
                 return Err(interruption);
             }
             select! {

@@ -15,8 +15,16 @@ const FILE_MODE: u32 = 0o600;
 /// Pieces in which the reserve is written where the file system can't allocate.
 const ZEROS: usize = 64 << 10;
 
-/// Makes a folder that only its owner can enter, and its parents likewise; what is there is kept.
+/// Makes a folder that only its owner can enter; one that is there is kept.
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(FOLDER_MODE).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a folder and its parents, each as [`make_folder`] does.
+pub(super) fn make_folders(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
 }
 

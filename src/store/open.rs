@@ -187,7 +187,7 @@ pub(super) fn open(dir: &Path, config: &StoreConfig) -> Result<Opened, OpenError
 
 fn prepare_folder(dir: &Path, warnings: &mut Vec<String>) -> Result<(), OpenError> {
     let failed = |source| OpenError::Folder { path: dir.to_path_buf(), source };
-    files::make_folder(dir).map_err(failed)?;
+    files::make_folders(dir).map_err(failed)?;
     if !files::is_ours(dir).map_err(failed)? {
         return Err(OpenError::WrongOwner { path: dir.to_path_buf() });
     }

@@ -142,7 +142,8 @@ impl Stream {
             let end = self.segments.get(1).copied();
             let is_spent = match end {
                 Some(end) => end <= self.durable.acked,
-                None => self.is_closed && self.durable.acked >= self.written,
+                // The last one is the witness of the stream until its end has arrived.
+                None => self.is_closed && self.durable.is_done,
             };
             if !is_spent {
                 break;

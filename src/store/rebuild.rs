@@ -259,7 +259,7 @@ impl Rebuild<'_> {
         }
         let mut streams = BTreeMap::new();
         for (name, (ack, segments)) in found {
-            let (mut stream, rest) = assemble(ack, &segments);
+            let (mut stream, spent, rest) = assemble(ack, &segments);
             if !rest.is_empty() {
                 let (stream_number, epoch) = name;
                 let end = stream.written;
@@ -267,7 +267,7 @@ impl Rebuild<'_> {
                 self.warn(format!("{}: {text}", spec.key));
                 notes.push(text);
             }
-            for offset in stream.drain_spent().into_iter().chain(rest) {
+            for offset in stream.drain_spent().into_iter().chain(spent).chain(rest) {
                 let segment = Segment { stream: name.0, epoch: name.1, offset };
                 self.result.spent.push(self.spool.segment(&spec.key, segment));
             }
@@ -277,25 +277,29 @@ impl Rebuild<'_> {
     }
 }
 
-/// A stream from its segments (offset and length, ascending), and the segments behind a gap.
-fn assemble(mut ack: StreamAck, segments: &[(u64, u64)]) -> (Stream, Vec<u64>) {
-    let mut starts = VecDeque::new();
+/// A stream from its segments (offset and length, ascending), the segments that the master has, and those behind a gap.
+fn assemble(mut ack: StreamAck, segments: &[(u64, u64)]) -> (Stream, Vec<u64>, Vec<u64>) {
+    // A power loss may bring back some of the segments that were deleted: they must not look like a gap.
+    let is_spent = |(offset, len): &(u64, u64)| ack.is_done || (ack.acked > 0 && offset + len <= ack.acked);
+    let (spent, segments): (Vec<_>, Vec<_>) = segments.iter().copied().partition(is_spent);
     // What is missing before the first segment was deleted because the master had it.
     let first = segments.first().map_or(0, |(offset, _)| *offset);
     ack.acked = ack.acked.max(first);
+    let mut starts = VecDeque::new();
     let mut end = first;
     let mut rest = Vec::new();
     for (offset, len) in segments {
-        if *offset == end && rest.is_empty() {
-            starts.push_back(*offset);
-            end = offset.saturating_add(*len);
+        if offset == end && rest.is_empty() {
+            starts.push_back(offset);
+            end = offset.saturating_add(len);
         } else {
-            rest.push(*offset);
+            rest.push(offset);
         }
     }
     // The master may have bytes that a power loss took from this disk.
     let written = if ack.is_done { ack.acked } else { end.max(ack.acked) };
-    (Stream::found(starts, written, ack), rest)
+    let spent = spent.into_iter().map(|(offset, _)| offset).collect();
+    (Stream::found(starts, written, ack), spent, rest)
 }
 
 #[cfg(test)]
@@ -308,20 +312,35 @@ mod tests {
 
     #[test]
     fn lengths_of_segments_are_the_truth() {
-        let (stream, rest) = assemble(acked(3), &[(0, 10), (10, 5)]);
+        let (stream, _, rest) = assemble(acked(3), &[(0, 10), (10, 5)]);
         assert_eq!((stream.written, stream.segments.len(), rest.len()), (15, 2, 0));
         assert_eq!(stream.segment_at(12), Some((10, 15)));
 
-        let (stream, rest) = assemble(acked(0), &[(0, 10), (12, 5), (17, 1)]);
+        let (stream, _, rest) = assemble(acked(0), &[(0, 10), (12, 5), (17, 1)]);
         assert_eq!((stream.written, rest), (10, vec![12, 17]));
 
         // Deleted before, and the row lost.
-        let (stream, _) = assemble(acked(0), &[(10, 5)]);
+        let (stream, _, _) = assemble(acked(0), &[(10, 5)]);
         assert_eq!(stream.written, 15);
         assert_eq!(stream.segment_at(10), Some((10, 15)));
 
         // The tail was lost here, but not at the master.
-        let (stream, _) = assemble(acked(9), &[(0, 7)]);
-        assert_eq!(stream.written, 9);
+        let (stream, spent, _) = assemble(acked(9), &[(0, 7)]);
+        assert_eq!((stream.written, spent), (9, vec![0]));
+    }
+
+    #[test]
+    fn deleted_segments_that_come_back_are_no_gap() {
+        let (stream, spent, rest) = assemble(acked(22), &[(0, 10), (20, 10), (30, 1)]);
+        assert_eq!((stream.written, spent, rest), (31, vec![0], vec![]));
+        let done = StreamAck { acked: 30, is_done: true };
+        let (stream, spent, rest) = assemble(done, &[(0, 10), (20, 10)]);
+        assert_eq!((stream.written, spent, rest), (30, vec![0, 20], vec![]));
+    }
+
+    #[test]
+    fn an_empty_stream_keeps_its_witness() {
+        let (mut stream, spent, _) = assemble(acked(0), &[(0, 0)]);
+        assert_eq!((spent.len(), stream.drain_spent().len(), stream.segments.len()), (0, 0, 1));
     }
 }

@@ -230,7 +230,8 @@ impl Spool {
         Ok((found, epoch))
     }
 
-    /// Removes an attempt's folder, the manifest first: where it is gone, there is no duty.
+    /// Removes an attempt's folder, the manifest first and synced: where it is gone, there is no duty, also when a power
+    /// loss brings back the rest.
     pub(super) fn remove(&self, key: &AttemptKey) -> io::Result<()> {
         self.remove_stem(&stem(key))
     }
@@ -238,7 +239,10 @@ impl Spool {
     /// See [`Self::remove`].
     pub(super) fn remove_stem(&self, stem: &str) -> io::Result<()> {
         let folder = self.root.join(stem);
-        files::remove_if_there(&folder.join(MANIFEST))?;
+        if folder.join(MANIFEST).exists() {
+            files::remove_if_there(&folder.join(MANIFEST))?;
+            files::sync_folder(&folder)?;
+        }
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,

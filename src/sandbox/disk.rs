@@ -1,0 +1,134 @@
+//! The watch over a task's work folder: cheap each second, exact when the disk has lost room.
+//!
+//! A task can write for one interval, and up to the trigger, before it is measured: the worst overshoot is what the disk
+//! takes in [`LOOK_EVERY`] plus an eighth of the limit (at most 64 MiB) plus the time of one walk.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::docker::Docker;
+
+/// Between two looks at the free room.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Below this the machine itself is in danger, whoever wrote.
+const RESERVE_BYTES: u64 = 256 << 20;
+/// Loss of room after which the folder is measured: an eighth of the limit, at most this.
+const MAX_TRIGGER_BYTES: u64 = 64 << 20;
+/// Entries of one walk. A folder with more is as good as over its limit: it eats inodes.
+const MAX_ENTRIES: u64 = 200_000;
+/// `stat` counts in these, whatever the file system's own.
+const BLOCK_BYTES: u64 = 512;
+
+/// What a look found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Nothing to do.
+    Fine,
+    /// The task is over its limit, in words.
+    OverLimit(String),
+    /// The disk is nearly full, in words.
+    Reserve(String),
+}
+
+/// Of one task.
+#[derive(Debug)]
+pub struct DiskWatch {
+    volume: String,
+    /// The volume's folder where this process can see it, as root on the engine's own machine.
+    folder: Option<PathBuf>,
+    limit: u64,
+    free_at_measure: u64,
+}
+
+impl DiskWatch {
+    /// A watch over `volume`. Without a folder that can be looked into there is only the engine's own count.
+    pub fn new(docker: &Docker, volume: &str, limit: u64) -> Self {
+        let folder = docker.inspect_volume(volume).ok().map(|volume| PathBuf::from(volume.mountpoint));
+        let folder = folder.filter(|folder| fs::read_dir(folder).is_ok());
+        let free_at_measure = folder.as_deref().and_then(free_bytes).unwrap_or(u64::MAX);
+        Self { volume: volume.to_owned(), folder, limit, free_at_measure }
+    }
+
+    /// One look.
+    pub fn look(&mut self, docker: &Docker) -> Finding {
+        let Some(free) = self.folder.as_deref().and_then(free_bytes) else { return self.ask(docker) };
+        if free < RESERVE_BYTES {
+            return Finding::Reserve(format!("the node's disk has only {free} bytes left"));
+        }
+        let trigger = (self.limit / 8).min(MAX_TRIGGER_BYTES);
+        // Room that came back makes the next loss visible again.
+        self.free_at_measure = self.free_at_measure.max(free);
+        if self.free_at_measure - free < trigger {
+            return Finding::Fine;
+        }
+        self.free_at_measure = free;
+        let mut entries = 0;
+        let used = self.folder.as_deref().map_or(0, |folder| used_bytes(folder, &mut entries));
+        self.judge(used, entries)
+    }
+
+    /// The engine's count walks all volumes, so it is asked only where nothing cheaper is to be had.
+    fn ask(&self, docker: &Docker) -> Finding {
+        let Ok(usage) = docker.disk_usage() else { return Finding::Fine };
+        let used = usage.volumes.iter().find(|volume| volume.name == self.volume).and_then(|volume| volume.size);
+        self.judge(used.unwrap_or(0), 0)
+    }
+
+    fn judge(&self, used: u64, entries: u64) -> Finding {
+        if used > self.limit {
+            return Finding::OverLimit(format!("wrote {used} bytes, its disk limit is {}", self.limit));
+        }
+        if entries > MAX_ENTRIES {
+            return Finding::OverLimit(format!("has more than {MAX_ENTRIES} files and folders"));
+        }
+        Finding::Fine
+    }
+}
+
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(folder).ok()?;
+    stat.f_bavail.checked_mul(stat.f_frsize)
+}
+
+/// Bytes on disk below `folder`, without following links; stops counting at [`MAX_ENTRIES`]. What vanishes on the way
+/// counts nothing.
+fn used_bytes(folder: &Path, entries: &mut u64) -> u64 {
+    let mut folders = vec![folder.to_owned()];
+    let mut used = 0u64;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            *entries += 1;
+            if *entries > MAX_ENTRIES {
+                return used;
+            }
+            // Of the entry itself: a link is not followed.
+            let Ok(metadata) = entry.metadata() else { continue };
+            used = used.saturating_add(metadata.blocks().saturating_mul(BLOCK_BYTES));
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    used
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_is_on_disk_and_follows_no_link() {
+        let dir = std::env::temp_dir().join(format!("hivemind-disk-{}", std::process::id()));
+        fs::create_dir_all(dir.join("deep")).unwrap();
+        fs::write(dir.join("deep/one"), vec![1; 1 << 20]).unwrap();
+        fs::File::create(dir.join("sparse")).unwrap().set_len(1 << 40).unwrap();
+        std::os::unix::fs::symlink("/", dir.join("link")).unwrap();
+        let mut entries = 0;
+        let used = used_bytes(&dir, &mut entries);
+        assert_eq!(entries, 4);
+        assert!((1 << 20..2 << 20).contains(&used), "{used}");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
