@@ -39,6 +39,8 @@ const MAX_ANSWER: usize = 4 << 20;
 const MAX_ASSIGNMENTS_ANSWER: usize = 32 << 20;
 /// Offers, directives and cancellations of one answer that are read; a master has no reason for more, and repeats them.
 const MAX_ORDERS: usize = 1_000;
+/// Of a cancellation's reason, which goes into the final report: that must stay below the limit of a call.
+const MAX_REASON_BYTES: usize = 1 << 10;
 
 /// Who the node says it is.
 pub struct Introduction {
@@ -423,7 +425,9 @@ fn read_verdict(body: &[u8]) -> Result<Verdict, String> {
 fn orders(directive_numbers: &[i32], cancellations: Vec<schema::Cancellation>) -> Orders {
     let cancellations = cancellations.into_iter().take(MAX_ORDERS).filter_map(|cancellation| {
         let key = convert::key_from(cancellation.key)?;
-        Some(Cancellation { key, reason: cancellation.reason, is_superseded: cancellation.superseded })
+        let mut reason = cancellation.reason;
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+        Some(Cancellation { key, reason, is_superseded: cancellation.superseded })
     });
     Orders { directives: directives(directive_numbers), cancellations: cancellations.collect() }
 }
