@@ -314,7 +314,7 @@ impl SessionThread {
             Reply::Nonce(nonce) => self.register(Some(&nonce)),
             Reply::Registered(registration) => self.handle_registered(*registration),
             Reply::Heartbeat { lease, trust_percent, orders } => {
-                self.tell(Event::MasterHeard { lease, trust_percent: Some(trust_percent) });
+                self.tell(Event::MasterHeard { lease, trust_percent });
                 self.handle_orders(orders);
             }
             Reply::Reported(orders) => self.handle_orders(orders),

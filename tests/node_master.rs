@@ -85,6 +85,66 @@ fn a_master_that_was_away_gets_everything_once() {
 }
 
 #[test]
+fn a_master_that_has_forgotten_everything_gets_the_node_back() {
+    let mut scene = Scene::with_master("forgotten");
+    scene.start(&["--slots", "2"]);
+    scene.submit(gated("before", ""));
+    scene.until_up("before");
+    scene.stop_master();
+    fs::remove_dir_all(scene.dir.join("master")).unwrap();
+    scene.start_master();
+    scene.submit(python("after", "print('up')\n"));
+    assert_eq!(how(&scene.until_complete("after")), (Outcome::Succeeded, Some(0)));
+    // Nobody asks for the old one any more; it ends all the same, and nothing of it stays.
+    scene.go("before");
+    scene.until_status("nothing is held any more", |status| status.attempts.is_empty() && status.history.len() == 2);
+    scene.until_clean();
+}
+
+#[test]
+fn at_the_end_of_its_lease_an_exclusive_task_stops_and_another_goes_on() {
+    let mut scene = Scene::new("lease");
+    scene.terms.lease = Duration::from_secs(3);
+    scene.start_master();
+    scene.start(&["--slots", "2"]);
+    let exclusive = Offer { at_lease_end: "stop".to_owned(), grace_ms: Some(1_000), ..gated("exclusive", "") };
+    scene.submit(exclusive);
+    scene.submit(gated("patient", ""));
+    scene.until_up("exclusive");
+    scene.until_up("patient");
+    scene.stop_master();
+    scene.until_status("the exclusive one has ended", |status| {
+        status.attempts.iter().any(|held| held.key.task.as_str() == "exclusive" && held.phase == Phase::Reporting)
+    });
+    scene.start_master();
+    let report = scene.until_complete("exclusive");
+    assert_eq!(report.outcome, Outcome::NodeFault, "{report:?}");
+    assert_eq!(report.reason, "the lease ended without a word from the master");
+    assert!(scene.view("patient").outcome.is_none());
+    scene.go("patient");
+    assert_eq!(how(&scene.until_complete("patient")), (Outcome::Succeeded, Some(0)));
+    scene.until_clean();
+}
+
+#[test]
+fn a_newer_attempt_replaces_the_one_that_runs() {
+    let mut scene = Scene::with_master("attempts");
+    scene.start(&["--slots", "2"]);
+    scene.submit(Offer { grace_ms: Some(1_000), ..gated("again", "") });
+    scene.until_up("again");
+    scene.submit(Offer { attempt: 2, ..python("again", "print('second')\n") });
+    let view = scene.until_view("again", "the second one ends", |view| view.attempt == 2 && view.is_complete);
+    assert_eq!(view.outcome, Some(Outcome::Succeeded), "{view:?}");
+    assert_eq!(scene.stdout("again"), "second\n");
+    scene.until_status("nothing is held any more", |status| status.attempts.is_empty());
+    let report = scene.checked_report("again");
+    assert_eq!(report.outcome, Outcome::Superseded, "{report:?}");
+    scene.checked_report_of("again", 2);
+    assert_eq!(scene.containers_ever("again").len(), 2, "one of each attempt");
+    scene.until_clean();
+}
+
+#[test]
 fn every_numbered_line_reaches_the_master_in_order() {
     const LINES: usize = 300_000;
     let mut scene = Scene::with_master("lines");

@@ -116,7 +116,7 @@ pub enum Reply {
     /// Second step.
     Registered(Box<Registration>),
     /// The lease goes on.
-    Heartbeat { lease: Option<Duration>, trust_percent: u32, orders: Orders },
+    Heartbeat { lease: Option<Duration>, trust_percent: Option<u32>, orders: Orders },
     /// The report is read.
     Reported(Orders),
     /// The poll that `poll` numbers.
@@ -400,7 +400,7 @@ fn read_heartbeat(body: &[u8]) -> Result<Reply, String> {
     let answer: schema::HeartbeatResponse = decode(body)?;
     Ok(Reply::Heartbeat {
         lease: (answer.lease_ms > 0).then(|| Duration::from_millis(answer.lease_ms)),
-        trust_percent: convert::trust_percent(answer.trust_level),
+        trust_percent: (answer.trust_level != 0).then(|| convert::trust_percent(answer.trust_level)),
         orders: orders(&answer.directives, answer.cancellations),
     })
 }

@@ -89,6 +89,8 @@ pub struct Scene {
     pub worker: Option<Child>,
     /// Variables of the worker's environment.
     pub env: Vec<(String, String)>,
+    /// What the next master tells its nodes.
+    pub terms: Terms,
     master: Option<Master>,
     master_address: Option<SocketAddr>,
     engine_says: Arc<Mutex<Vec<EngineEvent>>>,
@@ -122,6 +124,7 @@ impl Scene {
             identity,
             worker: None,
             env: Vec::new(),
+            terms: Terms { heartbeat_interval: Duration::from_secs(1), ..Terms::default() },
             master: None,
             master_address: None,
             engine_says,
@@ -141,8 +144,7 @@ impl Scene {
     /// Starts the master on the folder and the port that it had.
     pub fn start_master(&mut self) {
         let listen = self.master_address.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
-        let terms = Terms { heartbeat_interval: Duration::from_secs(1), ..Terms::default() };
-        let config = MasterConfig { listen, terms, ..MasterConfig::new(self.dir.join("master")) };
+        let config = MasterConfig { listen, terms: self.terms.clone(), ..MasterConfig::new(self.dir.join("master")) };
         let master = Master::start(config).unwrap();
         self.master_address = Some(master.address());
         self.master = Some(master);
@@ -213,7 +215,11 @@ impl Scene {
 
     /// The master's record of the first attempt.
     pub fn record(&self, task: &str) -> Vec<Event> {
-        let path = self.dir.join("master/tasks").join(task).join("1/record.jsonl");
+        self.record_of(task, 1)
+    }
+
+    fn record_of(&self, task: &str, attempt: u32) -> Vec<Event> {
+        let path = self.dir.join(format!("master/tasks/{task}/{attempt}/record.jsonl"));
         let found = record::parse(&fs::read(path).unwrap_or_default());
         assert_eq!(found.broken, 0, "{task}: lines that can't be read");
         found.lines.into_iter().map(|line| line.event).collect()
@@ -221,7 +227,12 @@ impl Scene {
 
     /// The one final report, behind events that are numbered without a hole.
     pub fn checked_report(&self, task: &str) -> FinalReport {
-        let events = self.record(task);
+        self.checked_report_of(task, 1)
+    }
+
+    /// As [`Self::checked_report`], of this attempt.
+    pub fn checked_report_of(&self, task: &str, attempt: u32) -> FinalReport {
+        let events = self.record_of(task, attempt);
         let numbers: Vec<u64> = events.iter().map(|event| event.number).collect();
         assert_eq!(numbers, (1..=events.len() as u64).collect::<Vec<_>>(), "{task}");
         let is_final = |event: &&Event| matches!(event.kind, EventKind::Final(_));
