@@ -29,8 +29,10 @@ const MAX_ALERTS: usize = 50;
 const MAX_HISTORY: usize = 50;
 /// Ended attempts that are remembered, so that a second offer of one is refused.
 const MAX_OVER: usize = 10_000;
-/// Of the 30 s within which the node exits, what running tasks get between SIGTERM and SIGKILL.
+/// Of the 30 s within which the node exits, what running tasks get between SIGTERM and SIGKILL ...
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
+/// ... and after which the next start gets what has still not ended, for instance since the engine is away.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(25);
 /// Lease until a master names another.
 const DEFAULT_LEASE: Duration = Duration::from_secs(120);
 
@@ -44,15 +46,24 @@ struct Poll {
 /// A decision that waits for its commit.
 #[derive(Debug)]
 enum Gated {
-    Effect(Effect),
-    Taken { poll: u64, offer_id: u64, key: AttemptKey },
+    /// An answer to a cancellation.
+    Answer(Effect),
+    /// The attempt's thread may start.
+    Start(AttemptKey),
+    /// The attempt's final report is kept: what it has at the engine may go.
+    Recorded(AttemptKey),
+    Taken {
+        poll: u64,
+        offer_id: u64,
+        key: AttemptKey,
+    },
 }
 
 /// What a failed commit leaves to be tried again.
 #[derive(Debug)]
 struct Retry {
     records: Vec<Record>,
-    effects: Vec<Effect>,
+    gated: Vec<Gated>,
 }
 
 /// See the module's text.
@@ -77,6 +88,7 @@ pub struct Coordinator {
     is_draining: bool,
     store_trouble: Option<String>,
     shutdown: Option<ShutdownMode>,
+    shutdown_at: Duration,
     has_exited: bool,
     now: Duration,
     now_ms: u64,
@@ -104,6 +116,7 @@ impl Coordinator {
             is_draining: false,
             store_trouble: None,
             shutdown: None,
+            shutdown_at: now,
             has_exited: false,
             now,
             now_ms,
@@ -174,6 +187,7 @@ impl Coordinator {
             Event::Tick => {
                 self.retry_commits();
                 self.check_leases();
+                self.check_shutdown();
             }
         }
         self.schedule();
@@ -191,11 +205,18 @@ impl Coordinator {
         let attempt = self.roster.add(held.spec, phase, self.now_ms);
         attempt.marks = held.marks;
         attempt.report = held.report;
+        let key = attempt.spec.key.clone();
+        let stop = attempt.marks.stop.clone().filter(|_| !is_over);
         if has_begun && !is_over {
             attempt.has_thread = true;
             let start =
                 Effect::Start { spec: Box::new(attempt.spec.clone()), marks: attempt.marks.clone(), is_adoption: true };
             self.effects.push(start);
+            if stop.is_some() {
+                self.change_desired(&key, |desired| desired.stop = stop);
+            }
+        } else if let Some(order) = stop {
+            self.finish(&key, FinalReport::without_run(order.outcome, order.reason));
         }
     }
 
@@ -218,8 +239,19 @@ impl Coordinator {
             Some(attempt) if !attempt.is_open() => CancelState::AlreadyOver,
             Some(_) => CancelState::Stopping,
         };
-        self.effects.push(Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() });
+        let answer = Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() };
         self.cancel(key, reason, outcome);
+        if state != CancelState::Stopping {
+            return self.effects.push(answer);
+        }
+        // The master stops asking when it has this, so the order must outlive the process. Until it is kept, the master
+        // asks again; one answer is enough then.
+        let ticket = self.commit();
+        let is_same = |effect: &Effect| matches!(effect, Effect::AnswerCancel { key: waiting, .. } if waiting == key);
+        let is_gated = |(_, what): &(u64, Gated)| matches!(what, Gated::Answer(waiting) if is_same(waiting));
+        if !self.gated.iter().any(is_gated) {
+            self.gate(ticket, Gated::Answer(answer));
+        }
     }
 
     /// Ends an open attempt: through its thread, or at once where nothing of it has begun.
@@ -228,22 +260,41 @@ impl Coordinator {
             return;
         };
         if attempt.has_thread {
-            let order = StopOrder { outcome, reason, max_grace: None };
-            // The first order stands: who wins was decided then.
-            self.change_desired(key, |desired| desired.stop = desired.stop.take().or(Some(order)));
+            self.order_stop(key, StopOrder { outcome, reason, max_grace: None });
         } else {
             self.finish(key, FinalReport::without_run(outcome, reason));
         }
     }
 
+    /// The first order stands: who wins was decided then. It is kept, so that a restart carries it out, and acts at once,
+    /// whatever the disk does.
+    fn order_stop(&mut self, key: &AttemptKey, order: StopOrder) {
+        let Some(attempt) = self.roster.find_mut(key).filter(|attempt| attempt.is_open() && attempt.has_thread) else {
+            return;
+        };
+        if attempt.marks.stop.is_none() {
+            attempt.marks.stop = Some(order.clone());
+            self.records.push(Record::Marks { key: key.clone(), marks: attempt.marks.clone() });
+            self.change_desired(key, |desired| desired.stop = Some(order));
+        }
+    }
+
     fn change_desired(&mut self, key: &AttemptKey, change: impl FnOnce(&mut Desired)) {
+        let awaits_start = self.awaits_start(key);
         let Some(attempt) = self.roster.find_mut(key).filter(|attempt| attempt.has_thread) else {
             return;
         };
         change(&mut attempt.desired);
-        let effect = Effect::SetDesired { key: key.clone(), desired: attempt.desired.clone() };
-        // Behind a start that may still be gated.
-        self.gate(0, Gated::Effect(effect));
+        // A thread that is yet to start gets it then.
+        if !awaits_start {
+            self.effects.push(Effect::SetDesired { key: key.clone(), desired: attempt.desired.clone() });
+        }
+    }
+
+    fn awaits_start(&self, key: &AttemptKey) -> bool {
+        let failed = self.retries.iter().flat_map(|retry| &retry.gated);
+        let gated = self.gated.iter().map(|(_, what)| what).chain(failed);
+        gated.into_iter().any(|what| matches!(what, Gated::Start(waiting) if waiting == key))
     }
 
     // ---- news from task threads -------------------------------------------------------------------------------
@@ -265,8 +316,9 @@ impl Coordinator {
             TaskNews::Phase(..) => {}
             TaskNews::Detail(detail) => attempt.detail = detail,
             TaskNews::Marks(marks) => {
-                attempt.marks = marks.clone();
-                self.records.push(Record::Marks { key: key.clone(), marks });
+                // The order to stop is the coordinator's own.
+                attempt.marks = Marks { stop: attempt.marks.stop.take(), ..marks };
+                self.records.push(Record::Marks { key: key.clone(), marks: attempt.marks.clone() });
             }
             TaskNews::Note(note) => self.note_event(key, EventKind::Note(note)),
             TaskNews::Alert(alert) => {
@@ -296,14 +348,9 @@ impl Coordinator {
         attempt.phase_since_ms = self.now_ms;
         attempt.detail = "waits for the master to take the result".to_owned();
         attempt.report = Some(FinalReport { tail: Vec::new(), ..report.clone() });
-        attempt.desired.may_clean = true;
-        let cleaning =
-            attempt.has_thread.then(|| Effect::SetDesired { key: key.clone(), desired: attempt.desired.clone() });
         self.note_event(key, EventKind::Final(Box::new(report)));
         let ticket = self.commit();
-        if let Some(cleaning) = cleaning {
-            self.gate(ticket, Gated::Effect(cleaning));
-        }
+        self.gate(ticket, Gated::Recorded(key.clone()));
     }
 
     fn handle_delivered(&mut self, key: &AttemptKey) {
@@ -354,9 +401,27 @@ impl Coordinator {
         self.undecided.retain(|undecided, _| *undecided > self.durable);
         while let Some((_, what)) = self.gated.pop_front_if(|(ticket, _)| *ticket <= self.durable) {
             match what {
-                Gated::Effect(effect) => self.effects.push(effect),
+                Gated::Answer(answer) => self.effects.push(answer),
+                Gated::Start(key) => self.begin(&key),
+                Gated::Recorded(key) => self.change_desired(&key, |desired| desired.may_clean = true),
                 Gated::Taken { poll, offer_id, key } => self.confirm(poll, offer_id, &key),
             }
+        }
+    }
+
+    fn begin(&mut self, key: &AttemptKey) {
+        let Some(attempt) = self.roster.find_mut(key) else {
+            return;
+        };
+        if self.shutdown.is_some() {
+            // Nothing of it has begun: it is the next start's.
+            attempt.has_thread = false;
+            return;
+        }
+        let start = Effect::Start { spec: Box::new(attempt.spec.clone()), marks: Marks::default(), is_adoption: false };
+        self.effects.push(start);
+        if attempt.desired != Desired::default() {
+            self.effects.push(Effect::SetDesired { key: key.clone(), desired: attempt.desired.clone() });
         }
     }
 
@@ -378,17 +443,17 @@ impl Coordinator {
     fn fail_ticket(&mut self, failed: u64, reason: &str) {
         warn!("the store could not write: {reason}");
         self.store_trouble = Some(reason.to_owned());
-        let mut again = Retry { records: self.undecided.remove(&failed).unwrap_or_default(), effects: Vec::new() };
+        let mut again = Retry { records: self.undecided.remove(&failed).unwrap_or_default(), gated: Vec::new() };
         for (ticket, what) in std::mem::take(&mut self.gated) {
             match what {
                 what if ticket != failed => self.gated.push_back((ticket, what)),
-                Gated::Effect(effect) => again.effects.push(effect),
                 Gated::Taken { poll, offer_id, key } => {
                     self.roster.remove(&key);
                     again.records.retain(|record| record.key() != &key);
                     self.refuse(poll, offer_id, "storage", format!("the node can't write to its disk: {reason}"));
                     self.settle(poll);
                 }
+                what => again.gated.push(what),
             }
         }
         self.retries.push(again);
@@ -399,8 +464,8 @@ impl Coordinator {
         for retry in std::mem::take(&mut self.retries) {
             self.records.extend(retry.records);
             let ticket = self.commit();
-            for effect in retry.effects {
-                self.gate(ticket, Gated::Effect(effect));
+            for what in retry.gated {
+                self.gate(ticket, what);
             }
         }
     }
@@ -449,28 +514,43 @@ impl Coordinator {
 
     fn handle_shutdown(&mut self, mode: ShutdownMode) {
         self.shutdown = Some(mode);
+        self.shutdown_at = self.now;
         let keys: Vec<AttemptKey> = self.roster.iter().map(|attempt| attempt.spec.key.clone()).collect();
         for key in keys {
-            self.change_desired(&key, |desired| match mode {
-                ShutdownMode::Stop => {
-                    let order = StopOrder {
-                        outcome: Outcome::Preempted,
-                        reason: "the node is shutting down".to_owned(),
-                        max_grace: Some(SHUTDOWN_GRACE),
-                    };
-                    desired.stop = desired.stop.take().or(Some(order));
-                }
-                ShutdownMode::Finish => {}
-                ShutdownMode::Leave => desired.must_leave = true,
-            });
+            let order = StopOrder {
+                outcome: Outcome::Preempted,
+                reason: "the node is shutting down".to_owned(),
+                max_grace: Some(SHUTDOWN_GRACE),
+            };
+            match mode {
+                ShutdownMode::Stop => self.order_stop(&key, order),
+                ShutdownMode::Finish => self.change_desired(&key, |_| {}),
+                ShutdownMode::Leave => self.change_desired(&key, |desired| desired.must_leave = true),
+            }
         }
     }
 
+    /// Nothing may hold up a stop: threads that wait for the engine, or for a disk, let go.
+    fn check_shutdown(&mut self) {
+        let passed = self.now.saturating_sub(self.shutdown_at);
+        if self.shutdown != Some(ShutdownMode::Stop) || passed < SHUTDOWN_PATIENCE {
+            return;
+        }
+        let holding = self.roster.iter().filter(|attempt| attempt.has_thread && !attempt.desired.must_leave);
+        let keys: Vec<AttemptKey> = holding.map(|attempt| attempt.spec.key.clone()).collect();
+        for key in keys {
+            warn!("{key} does not end: it is left to the next start");
+            self.change_desired(&key, |desired| desired.must_leave = true);
+        }
+    }
+
+    /// Exits when no thread works and the store has answered to all that was decided. What it could not write is not
+    /// waited for: it may never be able to.
     fn try_exit(&mut self) {
-        let is_idle = self.roster.iter().all(|attempt| !attempt.has_thread);
-        if self.shutdown.is_some() && is_idle && !self.has_exited {
+        let is_idle = self.roster.iter().all(|attempt| !attempt.has_thread || self.awaits_start(&attempt.spec.key));
+        if self.shutdown.is_some() && is_idle && self.undecided.is_empty() && !self.has_exited {
             self.has_exited = true;
-            self.gate(self.last_ticket, Gated::Effect(Effect::Exit));
+            self.effects.push(Effect::Exit);
         }
     }
 
@@ -516,10 +596,9 @@ impl Coordinator {
         attempt.phase_since_ms = now_ms;
         attempt.detail.clear();
         attempt.has_thread = true;
-        let start = Effect::Start { spec: Box::new(attempt.spec.clone()), marks: Marks::default(), is_adoption: false };
         self.note_event(key, EventKind::Phase(Phase::Preparing, String::new()));
         let ticket = self.commit();
-        self.gate(ticket, Gated::Effect(start));
+        self.gate(ticket, Gated::Start(key.clone()));
     }
 
     fn alert(&mut self, text: String) {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select};
 use log::{info, warn};
 
 use self::driver::{Driver, HeldCell};
@@ -59,6 +59,8 @@ const MAX_ACTIONS: usize = 64;
 const MAX_REMEMBERED: u32 = 1_000;
 /// Between two looks at the machine.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+/// Between the first two looks.
+const FIRST_SAMPLES: Duration = Duration::from_secs(1);
 /// A worker that was told to stop is gone after this, whatever hangs.
 const STOP_WITHIN: Duration = Duration::from_secs(29);
 /// A worker that leaves its containers alone has nothing to wait for.
@@ -101,7 +103,6 @@ pub type SetLogLevel<'a> = &'a dyn Fn(log::LevelFilter);
 /// # Errors
 /// What is missing and how to mend it.
 pub fn run(config: Config, mode: Mode, reload: Reload<'_>, set_log_level: SetLogLevel<'_>) -> Result<(), Fault> {
-    let setup = |error: &dyn std::fmt::Display| Fault::Setup(error.to_string());
     private_dir(&config.state_dir).map_err(|error| setup(&error))?;
     let _lock = StateLock::acquire(&config.state_dir).map_err(|error| setup(&error))?;
     let signals = SignalSource::start().map_err(|error| other("can't catch signals", &error))?;
@@ -109,6 +110,12 @@ pub fn run(config: Config, mode: Mode, reload: Reload<'_>, set_log_level: SetLog
     let outcome = worker.attend(config, signals.receiver(), reload, set_log_level);
     worker.stop(outcome);
     Ok(())
+}
+
+/// An error with all its causes, as one line.
+fn setup(error: &dyn std::error::Error) -> Fault {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    Fault::Setup(causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}")))
 }
 
 fn other(what: &str, error: &dyn std::fmt::Display) -> Fault {
@@ -137,7 +144,6 @@ struct Worker {
 
 impl Worker {
     fn start(config: &Config, mode: Mode) -> Result<Self, Fault> {
-        let setup = |error: &dyn std::fmt::Display| Fault::Setup(error.to_string());
         let key = Arc::new(NodeKey::load_or_make(&config.state_dir).map_err(|error| setup(&error))?);
         let host = DockerHost::parse(&config.docker_host).map_err(|error| setup(&error))?;
         let master = match mode {
@@ -207,6 +213,7 @@ impl Worker {
             session: (lanes.session_orders.clone(), lanes.session_waker.clone()),
         });
         let done = start_driver(driver)?;
+        tell_start(config, mode, &monitor);
         Ok(Self { store, lanes, engine, monitor, master, sampler, events, done })
     }
 
@@ -346,6 +353,24 @@ fn coordinator(config: &Config, view: Snapshot, recovered: Recovered) -> Coordin
     Coordinator::new(settings(config), view, held.collect(), boottime(), unix_ms())
 }
 
+fn tell_start(config: &Config, mode: Mode, monitor: &Monitor) {
+    let lent = &config.lent;
+    info!(
+        "hivemind-worker {} as {}: state folder {}, monitor {}, lends {} CPUs, {} MiB of memory, {} MiB of disk, {} slots",
+        env!("CARGO_PKG_VERSION"),
+        config.node_id,
+        config.state_dir.display(),
+        monitor_url(monitor),
+        lent.cpu_millis as f64 / 1_000.0,
+        lent.memory_bytes >> 20,
+        lent.disk_bytes >> 20,
+        lent.slots,
+    );
+    if mode == Mode::Standalone {
+        info!("give it tasks with: hivemind-worker submit FILE|FOLDER --wait --state {}", config.state_dir.display());
+    }
+}
+
 fn start_master(state_dir: &Path) -> Result<Master, Fault> {
     Master::start(MasterConfig::new(state_dir.join("master")))
         .map_err(|error| other("can't start the small master", &error))
@@ -406,11 +431,12 @@ fn start_sampler(state_dir: &Path, events: Sender<Event>) -> Result<(Sender<()>,
         .name("sampler".to_owned())
         .stack_size(SAMPLER_STACK_BYTES)
         .spawn(move || {
-            // The channel carries nothing: it only breaks when the worker ends.
-            while let Err(crossbeam_channel::RecvTimeoutError::Timeout) = ended.recv_timeout(SAMPLE_EVERY) {
-                if events.send(Event::Host(sampler.sample())).is_err() {
-                    return;
-                }
+            // Shares of time need two looks, so the second follows soon. The channel carries nothing: it only breaks when
+            // the worker ends.
+            let mut pause = FIRST_SAMPLES;
+            while events.send(Event::Host(sampler.sample())).is_ok() {
+                let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(pause) else { return };
+                pause = SAMPLE_EVERY;
             }
         })
         .map_err(|error| other("can't start the sampler", &error))?;

@@ -3,9 +3,10 @@
 //! The thread `session` owns the lane and blocks in it only. It is released by [`Order::Close`] and the lane's waker.
 //! What it hears goes to the coordinator as events; what it says of the node comes from the latest snapshot.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, select};
 use log::{info, warn};
 
 use crate::coordinator::Event;
@@ -21,14 +22,15 @@ use crate::sys::watch::Watch;
 
 /// How long a master holds a poll: below the time after which the usual proxies cut a silent call.
 const POLL_WAIT: Duration = Duration::from_secs(25);
-/// Least time between two polls when the answers before had no offer: a master that repeats a cancellation until it is
-/// confirmed must not make us spin.
+/// Least time between two polls when the answer before had no offer, or none that was taken: a master that repeats a
+/// cancellation or an offer must not make us spin.
 const POLL_PAUSE: Duration = Duration::from_millis(250);
-/// After a failed registration; a refused one waits longer.
+/// After a failed registration; a refused one waits longer. Also the least time between two good ones, so that a master
+/// that forgets at once what it has admitted does not make us spin.
 const REGISTER_PAUSE: Duration = Duration::from_secs(2);
 /// After the master said that this node may not join: its owner has to do something first.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
-/// After a poll that failed by its status, not by its connection.
+/// After a poll that failed. A new connection ends it.
 const FAILED_POLL_PAUSE: Duration = Duration::from_secs(2);
 /// Disconnected for longer, the node asks which of its attempts still count, by registering again.
 const REGISTER_AFTER: Duration = Duration::from_secs(30);
@@ -110,6 +112,12 @@ enum Poll {
 pub struct SessionThread {
     parts: Parts,
     standing: Standing,
+    /// The last step of a registration. What fails of the calls before it says nothing on the new token.
+    registration: Option<CallId>,
+    registered_at: Duration,
+    /// Orders that came while an event waited for the coordinator, which may itself wait with an order. At most a few for
+    /// each event.
+    backlog: VecDeque<Order>,
     poll: Poll,
     last_poll: u64,
     taken: Vec<u64>,
@@ -129,6 +137,9 @@ impl SessionThread {
         let now = boottime();
         Self {
             standing: Standing::Unregistered { retry_at: now },
+            registration: None,
+            registered_at: Duration::ZERO,
+            backlog: VecDeque::new(),
             poll: Poll::None { due: now },
             last_poll: 0,
             taken: Vec::new(),
@@ -147,7 +158,7 @@ impl SessionThread {
     /// Runs until it is told to close.
     pub fn run(mut self) {
         loop {
-            while let Ok(order) = self.parts.orders.try_recv() {
+            while let Some(order) = self.backlog.pop_front().or_else(|| self.parts.orders.try_recv().ok()) {
                 if let Order::Close = order {
                     return;
                 }
@@ -163,10 +174,11 @@ impl SessionThread {
     fn obey(&mut self, order: Order) {
         match order {
             Order::SettlePoll { poll, taken, refused } => {
+                let pause = if taken.is_empty() { POLL_PAUSE } else { Duration::ZERO };
                 self.taken.extend(taken);
                 self.refused.extend(refused);
                 if matches!(self.poll, Poll::Deciding { number } if number == poll) {
-                    self.poll = Poll::None { due: boottime() };
+                    self.poll = Poll::None { due: boottime() + pause };
                 }
             }
             Order::AnswerCancel { key, state, reason } => {
@@ -174,7 +186,9 @@ impl SessionThread {
                     self.parts.master.answer_cancel(&key, state, &reason);
                 }
             }
-            Order::TokenRefused => self.unregister(Duration::ZERO),
+            Order::TokenRefused if self.is_registered() => self.unregister(Duration::ZERO),
+            // A new one is on its way.
+            Order::TokenRefused => {}
             Order::ReportInterval(interval) => self.parts.report_interval = interval,
             Order::Close => {}
         }
@@ -238,7 +252,7 @@ impl SessionThread {
     fn register(&mut self, nonce: Option<&[u8]>) {
         self.standing = Standing::Registering;
         let snapshot = self.parts.snapshot.latest();
-        self.parts.master.register(&snapshot, nonce);
+        self.registration = Some(self.parts.master.register(&snapshot, nonce));
     }
 
     fn unregister(&mut self, pause: Duration) {
@@ -246,7 +260,8 @@ impl SessionThread {
             self.parts.master.give_up(call);
         }
         self.poll = Poll::None { due: boottime() };
-        self.standing = Standing::Unregistered { retry_at: boottime() + pause };
+        let retry_at = (boottime() + pause).max(self.registered_at + REGISTER_PAUSE);
+        self.standing = Standing::Unregistered { retry_at };
         self.share(Session::default());
     }
 
@@ -267,6 +282,9 @@ impl SessionThread {
 
     fn handle_connected(&mut self) {
         self.last_reason.clear();
+        if let Poll::None { due } = &mut self.poll {
+            *due = boottime();
+        }
         let away = self.lost_at.take().map_or(Duration::ZERO, |at| boottime().saturating_sub(at));
         if away >= REGISTER_AFTER && self.is_registered() {
             self.unregister(Duration::ZERO);
@@ -278,9 +296,14 @@ impl SessionThread {
     fn handle_lost(&mut self, reason: &str) {
         let now = boottime();
         self.lost_at.get_or_insert(now);
-        let reason = printable(reason);
+        let hint = if reason.contains("HTTP/1.1") {
+            "; is this a master's gRPC port? MASTER_GRPC_URL names another"
+        } else {
+            ""
+        };
+        let reason = format!("{}{hint}", printable(reason));
         if reason != self.last_reason {
-            warn!("no connection to the master: {reason}");
+            warn!("no connection to the master at {}: {reason}", self.parts.master.lane().target());
             self.last_reason.clone_from(&reason);
         }
         self.tell(Event::MasterLost { detail: reason, failed_calls: self.failed_calls });
@@ -291,7 +314,7 @@ impl SessionThread {
             Reply::Nonce(nonce) => self.register(Some(&nonce)),
             Reply::Registered(registration) => self.handle_registered(*registration),
             Reply::Heartbeat { lease, trust_percent, orders } => {
-                self.tell(Event::MasterHeard { lease, trust_percent: Some(trust_percent) });
+                self.tell(Event::MasterHeard { lease, trust_percent });
                 self.handle_orders(orders);
             }
             Reply::Reported(orders) => self.handle_orders(orders),
@@ -316,7 +339,9 @@ impl SessionThread {
         let now = boottime();
         info!("registered with the master as {}", printable(&registration.node_id));
         // Renewed at four fifths of its life, so that no call ever carries a dead one.
-        self.standing = Standing::Registered { renew_at: now + registration.token_life / 5 * 4 };
+        let life = (registration.token_life / 5 * 4).max(REGISTER_PAUSE);
+        self.standing = Standing::Registered { renew_at: now + life };
+        self.registered_at = now;
         self.heartbeat_interval = registration.heartbeat_interval;
         self.next_heartbeat = now;
         self.parts.master.set_session(&registration.node_id, Some(registration.session_token.clone()));
@@ -350,16 +375,15 @@ impl SessionThread {
 
     fn handle_failure(&mut self, call: CallId, error: &CallError) {
         self.failed_calls += 1;
-        if self.standing == Standing::Registering {
+        if self.standing == Standing::Registering && self.registration == Some(call) {
             return self.handle_refused_registration(error);
         }
         if let Poll::Open { call: open, .. } = self.poll
             && open == call
         {
-            let pause = if error.status.code == Code::Unavailable { Duration::ZERO } else { FAILED_POLL_PAUSE };
-            self.poll = Poll::None { due: boottime() + pause };
+            self.poll = Poll::None { due: boottime() + FAILED_POLL_PAUSE };
         }
-        if error.status.code == Code::Unauthenticated && self.is_registered() {
+        if error.status.code == Code::Unauthenticated && self.is_registered() && Some(call) > self.registration {
             info!("the master wants this node to register again: {}", printable(&error.status.message));
             self.unregister(Duration::ZERO);
         }
@@ -381,8 +405,17 @@ impl SessionThread {
         self.tell(Event::MasterLost { detail, failed_calls: self.failed_calls });
     }
 
-    fn tell(&self, event: Event) {
-        if self.parts.events.send(event).is_err() {
+    fn tell(&mut self, event: Event) {
+        let sent = loop {
+            select! {
+                send(self.parts.events, event) -> sent => break sent,
+                recv(self.parts.orders) -> order => match order {
+                    Ok(order) => self.backlog.push_back(order),
+                    Err(_) => break self.parts.events.send(event),
+                },
+            }
+        };
+        if sent.is_err() {
             // The coordinator has ended; this thread is about to be told to.
             log::debug!("nobody hears the session any more");
         }

@@ -56,12 +56,20 @@ pub struct Parts {
     pub wake_session: Box<dyn Fn() + Send>,
 }
 
+/// A call under way.
+struct Sent {
+    at: Duration,
+    bytes: usize,
+    /// Version of the session whose token it carries.
+    session_version: u64,
+}
+
 /// The thread's state.
 pub struct SubmitThread {
     parts: Parts,
     session_version: u64,
     is_registered: bool,
-    sent: BTreeMap<CallId, (Duration, usize)>,
+    sent: BTreeMap<CallId, Sent>,
     chunk: usize,
     pause: Duration,
     not_before: Duration,
@@ -121,7 +129,7 @@ impl SubmitThread {
                 PieceContent::Chunk { bytes, .. } => bytes.len(),
             };
             let call = self.parts.master.submit(piece);
-            self.sent.insert(call, (now, bytes));
+            self.sent.insert(call, Sent { at: now, bytes, session_version: self.session_version });
         }
     }
 
@@ -132,15 +140,20 @@ impl SubmitThread {
                 if self.settle(&piece, verdict) {
                     self.pause = FIRST_PAUSE;
                 } else {
+                    // The same would be sent again at once.
                     self.back_off();
                 }
             }
             MasterEvent::Failed(call, error, piece) => {
-                self.sent.remove(&call);
+                let sent = self.sent.remove(&call);
                 if let Some(piece) = piece {
                     self.parts.outbox.failed(&piece);
                 }
-                self.handle_failure(&error);
+                self.handle_failure(sent.as_ref(), &error);
+            }
+            MasterEvent::Connected => {
+                self.not_before = Duration::ZERO;
+                self.pause = FIRST_PAUSE;
             }
             _ => {}
         }
@@ -148,7 +161,7 @@ impl SubmitThread {
 
     /// Chunks grow and shrink with what the line carries in a quarter of a second.
     fn measure(&mut self, call: CallId) {
-        let Some((at, bytes)) = self.sent.remove(&call) else { return };
+        let Some(Sent { at, bytes, .. }) = self.sent.remove(&call) else { return };
         if bytes < self.chunk / 2 {
             return;
         }
@@ -159,7 +172,7 @@ impl SubmitThread {
         self.chunk = usize::midpoint(self.chunk, wanted).clamp(MIN_CHUNK, MAX_CHUNK);
     }
 
-    /// Whether the answer brought the record forward.
+    /// Tells whether the record has come any further.
     fn settle(&self, piece: &Piece, verdict: Verdict) -> bool {
         match (verdict, &piece.content) {
             (Verdict::Refused(reason), _) => {
@@ -183,8 +196,11 @@ impl SubmitThread {
         self.pause = (self.pause * 2).min(MAX_PAUSE);
     }
 
-    fn handle_failure(&mut self, error: &CallError) {
+    fn handle_failure(&mut self, sent: Option<&Sent>, error: &CallError) {
+        let session_version = self.parts.session.latest_with_version().0;
         match error.status.code {
+            // The token of an earlier session: the present one is another.
+            Code::Unauthenticated if sent.is_some_and(|sent| sent.session_version != session_version) => {}
             Code::Unauthenticated => {
                 self.is_registered = false;
                 if self.parts.session_orders.try_send(session::Order::TokenRefused).is_ok() {
@@ -192,9 +208,10 @@ impl SubmitThread {
                 }
             }
             // The connection is at fault: the lane itself waits before the next one.
-            Code::Unavailable => {}
+            Code::Unavailable if !self.parts.master.lane().is_connected() => {}
             code => {
-                if code == Code::ResourceExhausted {
+                // Too large, or too much for the time that a slow line has.
+                if matches!(code, Code::ResourceExhausted | Code::DeadlineExceeded) {
                     self.chunk = (self.chunk / 2).max(MIN_CHUNK);
                 }
                 log::debug!("a piece failed: {code:?}: {}", printable(&error.status.message));

@@ -194,6 +194,13 @@ fn an_attempt_that_is_over_is_not_run_again() {
 }
 
 #[test]
+fn what_was_over_before_a_restart_is_not_run_again() {
+    let mut node = Node::new(Vec::new());
+    node.coordinator.remember_over([key("a"), key("newer")]);
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
+}
+
+#[test]
 fn an_older_attempt_is_refused() {
     let mut node = Node::new(Vec::new());
     node.offer(vec![Offer { attempt: 2, ..offer("a", GIB) }]);
@@ -359,4 +366,153 @@ fn trust_scales_what_is_offered() {
     node.tell(Event::MasterHeard { lease: None, trust_percent: Some(50) });
     let free = node.coordinator.snapshot().free;
     assert_eq!((free.cpu_millis, free.memory_bytes, free.slots), (1_000, 1 << 30, 2));
+}
+
+/// Makes the commit that was last asked for fail.
+fn fail_last(node: &mut Node) {
+    let effects = node.coordinator.take_effects();
+    let mut tickets = effects.iter().filter_map(|effect| match effect {
+        Effect::Commit { ticket, .. } => Some(*ticket),
+        _ => None,
+    });
+    let ticket = tickets.next_back().expect("nothing was to be written");
+    node.tell(Event::CommitFailed { ticket, reason: "no space".to_owned() });
+}
+
+fn desired_of(effects: &[Effect]) -> Vec<&hivemind_worker::node::order::Desired> {
+    let desired = effects.iter().filter_map(|effect| match effect {
+        Effect::SetDesired { desired, .. } => Some(desired),
+        _ => None,
+    });
+    desired.collect()
+}
+
+#[test]
+fn nothing_is_cleaned_before_the_report_is_kept_whatever_else_is_wished() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.tell(Event::Task(key("a"), TaskNews::Finished(Box::new(FinalReport::without_run(Outcome::Succeeded, "")))));
+    node.tell(Event::EngineNews(key("a")));
+    fail_last(&mut node);
+    node.tell(Event::EngineNews(key("a")));
+    let effects = node.coordinator.take_effects();
+    assert!(desired_of(&effects).iter().all(|desired| !desired.may_clean), "{effects:?}");
+    node.tell(Event::Tick);
+    assert!(desired_of(&node.settle()).iter().any(|desired| desired.may_clean));
+}
+
+#[test]
+fn a_cancellation_acts_while_another_commit_waits_for_the_disk() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB / 2), offer("b", GIB / 2)]);
+    node.tell(Event::Task(key("a"), TaskNews::Finished(Box::new(FinalReport::without_run(Outcome::Succeeded, "")))));
+    node.coordinator.take_effects();
+    let cancel = || Event::Cancel { key: key("b"), reason: String::new(), is_superseded: false };
+    node.tell(cancel());
+    node.tell(cancel());
+    let effects = node.coordinator.take_effects();
+    assert!(desired_of(&effects).iter().any(|desired| desired.stop.is_some()), "{effects:?}");
+    let is_answer = |effect: &&Effect| matches!(effect, Effect::AnswerCancel { .. });
+    assert_eq!(effects.iter().filter(is_answer).count(), 0, "the order is not kept yet");
+    node.tell(Event::Durable(99));
+    assert_eq!(node.settle().iter().filter(is_answer).count(), 1);
+}
+
+#[test]
+fn an_order_to_stop_outlives_the_process() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.tell(Event::Cancel { key: key("a"), reason: "c".to_owned(), is_superseded: false });
+    // What the thread tells of its own facts does not undo it.
+    node.tell(Event::Task(key("a"), TaskNews::Marks(Marks { paused_ms: 1, ..Marks::default() })));
+    let mut marks = node.settle().into_iter().filter_map(|effect| match effect {
+        Effect::Commit { records, .. } => records.into_iter().rev().find_map(|record| match record {
+            Record::Marks { marks, .. } => Some(marks),
+            _ => None,
+        }),
+        _ => None,
+    });
+    let marks = marks.next_back().unwrap();
+    assert_eq!(marks.paused_ms, 1);
+
+    let spec = TaskSpec::check(&offer("a", GIB), &SpecDefaults::default()).unwrap();
+    let mut node = Node::new(vec![Held { spec, phase: Phase::Running, marks, report: None }]);
+    let effects = node.settle();
+    assert_eq!(started(&effects), ["a"]);
+    assert_eq!(desired_of(&effects)[0].stop.as_ref().unwrap().outcome, Outcome::Cancelled);
+}
+
+#[test]
+fn an_attempt_held_twice_is_not_confirmed_by_the_commit_of_something_else() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("other", GIB / 2)]);
+    node.send_offers(vec![offer("a", GIB / 2)]);
+    let effects = node.coordinator.take_effects();
+    let [Effect::Commit { ticket: take, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    node.tell(Event::Task(key("other"), TaskNews::Note("n".to_owned())));
+    node.send_offers(vec![offer("a", GIB / 2)]);
+    node.tell(Event::CommitFailed { ticket: *take, reason: "no space".to_owned() });
+    node.tell(Event::Durable(take + 1));
+    let effects = node.settle();
+    let polls = effects.iter().filter_map(|effect| match effect {
+        Effect::SettlePoll { taken, refused, .. } => Some((taken.len(), refused.len())),
+        _ => None,
+    });
+    assert_eq!(polls.collect::<Vec<_>>(), [(0, 1), (0, 1)]);
+}
+
+#[test]
+fn a_running_attempt_survives_a_failed_commit_while_it_is_offered_again() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB / 2)]);
+    node.tell(Event::Task(key("a"), TaskNews::Note("n".to_owned())));
+    node.send_offers(vec![offer("a", GIB / 2)]);
+    fail_last(&mut node);
+    assert_eq!(node.coordinator.snapshot().attempts.len(), 1);
+}
+
+#[test]
+fn a_stop_ends_in_time_whatever_hangs() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.tell(Event::Shutdown(ShutdownMode::Stop));
+    node.now = Duration::from_secs(24);
+    node.tell(Event::Tick);
+    assert!(desired_of(&node.settle()).iter().all(|desired| !desired.must_leave));
+    node.now = Duration::from_secs(25);
+    node.tell(Event::Tick);
+    assert!(desired_of(&node.settle()).iter().any(|desired| desired.must_leave));
+    node.tell(Event::Task(key("a"), TaskNews::Left));
+    assert!(node.settle().contains(&Effect::Exit));
+}
+
+#[test]
+fn a_broken_disk_does_not_hold_up_the_exit() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.tell(Event::Task(key("a"), TaskNews::Note("n".to_owned())));
+    fail_last(&mut node);
+    node.tell(Event::Shutdown(ShutdownMode::Leave));
+    node.tell(Event::Task(key("a"), TaskNews::Left));
+    assert!(node.coordinator.take_effects().contains(&Effect::Exit));
+}
+
+#[test]
+fn a_start_that_is_not_kept_at_shutdown_is_the_next_starts() {
+    let mut node = Node::new(Vec::new());
+    node.send_offers(vec![offer("a", GIB)]);
+    node.tell(Event::Durable(1));
+    node.tell(Event::Shutdown(ShutdownMode::Leave));
+    let effects = node.settle();
+    assert!(started(&effects).is_empty() && effects.contains(&Effect::Exit), "{effects:?}");
+}
+
+#[test]
+fn what_no_longer_fits_at_all_holds_up_nobody() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", 2 * GIB), offer("large", 2 * GIB), offer("small", GIB / 2)]);
+    node.tell(Event::MasterHeard { lease: None, trust_percent: Some(50) });
+    node.finish("a", Outcome::Succeeded);
+    node.tell(Event::Task(key("a"), TaskNews::Cleaned(None)));
+    assert_eq!(started(&node.settle()), ["small"]);
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
-use hivemind_worker::docker::{Docker, DockerHost, NodeTimeouts};
+use hivemind_worker::docker::{Docker, DockerHost, LogOptions, NodeTimeouts};
 use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
@@ -321,11 +321,10 @@ fn a_stop_order_during_preparation_ends_it_without_a_run() {
 }
 
 #[test]
-fn a_container_that_was_left_is_adopted_and_ends_once() {
+fn a_container_that_was_left_is_adopted_and_loses_no_output() {
     let node = Node::new("adopt");
-    let program = "import os, time\nprint('before')\n\
-        while not os.path.exists('/tmp/never') and time.sleep(3) is None:\n    break\n\
-        print('after')\nopen('output/done', 'w').write('x')\n";
+    let program = "import os, sys, time\nprint('before')\ntime.sleep(2)\nprint('between')\n\
+        print('trouble', file=sys.stderr)\ntime.sleep(4)\nprint('after')\nopen('output/done', 'w').write('x')\n";
     let mut task = node.start(&python("adopt", program));
     task.wait_for_output("before");
     task.set(Desired { must_leave: true, ..Desired::default() });
@@ -335,13 +334,55 @@ fn a_container_that_was_left_is_adopted_and_ends_once() {
     drop(task);
     assert_eq!(node.left_overs(), 2, "container and volume stay");
     node.store.clone().close();
+    wait_for_log(&node.context.docker, marks.container_id.as_deref().unwrap(), "trouble");
     let next = Node::open(node.dir.clone());
     let report = next.resume(spec, marks, Beginning::Adoption).finish();
     assert_eq!((report.outcome, report.exit_code), (Outcome::Succeeded, Some(0)), "{report:?}");
     assert_eq!(report.outputs.len(), 1);
-    assert!(report.duration_ms >= 3_000, "{report:?}");
-    assert_eq!(deliver(&next)[&(1, 2)], b"after\n");
+    assert!(report.duration_ms >= 6_000, "{report:?}");
+    let streams = deliver(&next);
+    assert_eq!(String::from_utf8_lossy(&streams[&(1, 1)]), "before\n");
+    assert_eq!(String::from_utf8_lossy(&streams[&(1, 2)]), "between\nafter\n");
+    assert_eq!(String::from_utf8_lossy(&streams[&(2, 2)]), "trouble\n");
     assert_eq!(next.left_overs(), 0);
+}
+
+#[test]
+fn a_container_that_ended_while_nobody_watched_gives_all_of_its_output() {
+    let node = Node::new("ended");
+    let mut task = node.start(&python("ended", "import time\nprint('before')\ntime.sleep(2)\nprint('last')\n"));
+    task.wait_for_output("before");
+    task.set(Desired { must_leave: true, ..Desired::default() });
+    task.wait_for(|news| *news == TaskNews::Left);
+    let (spec, marks) = (task.spec.clone(), task.marks.clone());
+    drop(task);
+    node.store.clone().close();
+    let container = marks.container_id.clone().unwrap();
+    let wait = hivemind_worker::docker::WaitCondition::NotRunning;
+    node.context.docker.wait_container(&container, wait, Some(PATIENCE)).unwrap();
+    let next = Node::open(node.dir.clone());
+    let report = next.resume(spec, marks, Beginning::Adoption).finish();
+    assert_eq!(report.outcome, Outcome::Succeeded, "{report:?}");
+    assert_eq!(String::from_utf8_lossy(&deliver(&next)[&(1, 2)]), "last\n");
+    assert_eq!(report.tail, b"last\n");
+}
+
+/// Until the engine's log of the container has the text.
+fn wait_for_log(docker: &Docker, container: &str, text: &str) {
+    let options = LogOptions { stdout: true, stderr: true, ..LogOptions::default() };
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut log = Vec::new();
+        let mut stream = docker.logs(container, &options, PATIENCE).unwrap();
+        while let Some((_, bytes)) = stream.next_piece().unwrap() {
+            log.extend_from_slice(bytes);
+        }
+        if String::from_utf8_lossy(&log).contains(text) {
+            return;
+        }
+        assert!(Instant::now() < end, "{text:?} never came");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -29,7 +29,9 @@ static TOPICS: [Topic; 14] = [
         "standalone",
         "hivemind-worker standalone [FLAGS]",
         "run the node and a small master in one process",
-        "Runs a node that needs no master elsewhere: `submit` gives it tasks.\n",
+        "Runs a node that needs no master elsewhere: `submit` gives it tasks. Runs in the foreground; SIGTERM or Ctrl-C stops\n\
+         it as HIVEMIND_SHUTDOWN says. The page is http://127.0.0.1:5001/monitor.html; `hivemind-worker monitor` prints it\n\
+         with the token that its buttons need.\n",
     ),
     topic(
         "submit",
@@ -54,8 +56,8 @@ static TOPICS: [Topic; 14] = [
          \x20 env         object of names and texts; default: none\n\
          \x20 cpu         number of CPUs, 0.01 to 1024; default: 1\n\
          \x20 memory      \"256MiB\" or bytes, from 16MiB; default: 512MiB\n\
-         \x20 disk        \"1GiB\" or bytes, from 1MiB: work folder and outputs; default: 1GiB\n\
-         \x20 timeout_s   seconds of running time, from 0.1; default: HIVEMIND_TIMEOUT, 1h\n\
+         \x20 disk        \"1GiB\" or bytes, from 1MiB: most of the inputs, of each file, of all outputs; default: 1GiB\n\
+         \x20 timeout_s   seconds of running time, 0.1 to HIVEMIND_MAX_TIMEOUT; default: HIVEMIND_TIMEOUT, 1h\n\
          \x20 grace_s     seconds between SIGTERM and SIGKILL, 0 to 60; default: 10\n\
          \x20 priority    0 to 100; default: 50\n\
          \x20 outputs     list of patterns of files to collect, below the work folder; default: [\"output/**\"]\n\
@@ -65,7 +67,8 @@ static TOPICS: [Topic; 14] = [
          \x20             relative to the task file\n\
          \n\
          Ends with the task's exit code, else: 124 timed out, 137 out of memory, 130 cancelled (or Ctrl-C, after which the\n\
-         task goes on), 125 rejected, node fault or no standalone node, 126 anything else, 2 a mistake in task file or flags.\n",
+         task goes on), 125 rejected (a value out of range too), node fault or no standalone node, 126 anything else, 2 a mistake\n\
+         in flags or in the form of the task file.\n",
     ),
     topic(
         "status",

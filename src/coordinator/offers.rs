@@ -37,8 +37,14 @@ impl Coordinator {
                     "this attempt is held here with other content".to_owned(),
                 );
             }
-            // The same again, for instance after an answer that was lost: it is on disk, or about to be.
-            return self.gate(self.last_ticket, Gated::Taken { poll, offer_id, key: spec.key });
+            // The same again, for instance after an answer that was lost: it is on disk, or shares the fate of the first.
+            let first = self.gated.iter().find_map(|(ticket, what)| {
+                matches!(what, Gated::Taken { key, .. } if *key == spec.key).then_some(*ticket)
+            });
+            return match first {
+                Some(ticket) => self.gate(ticket, Gated::Taken { poll, offer_id, key: spec.key }),
+                None => self.confirm(poll, offer_id, &spec.key),
+            };
         }
         if let Some((code, reason)) = self.reason_to_refuse(&spec) {
             return self.refuse(poll, offer_id, code, reason);

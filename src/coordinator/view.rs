@@ -29,8 +29,9 @@ impl Coordinator {
             return (NodeState::Draining, "takes nothing new until it is resumed".to_owned());
         }
         let free = self.usable().less(&self.roster.wanted());
-        if free.slots == 0 || free.cpu_millis == 0 || free.memory_bytes == 0 {
-            return (NodeState::Busy, "everything lent is in use".to_owned());
+        let least = Resources { cpu_millis: 1, memory_bytes: 1, disk_bytes: 1, slots: 1 };
+        if let Some(short) = least.shortage(&free) {
+            return (NodeState::Busy, format!("no {short} left of what is lent"));
         }
         (NodeState::Ready, String::new())
     }

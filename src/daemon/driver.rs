@@ -164,7 +164,7 @@ impl Driver {
         }
     }
 
-    /// The session waits for nobody but the master, so it takes orders soon, or it has ended.
+    /// The session takes orders also while it waits for this thread to take its events.
     fn order(&self, order: session::Order) {
         if self.parts.session.0.send(order).is_ok() {
             self.parts.session.1.wake();

@@ -86,6 +86,10 @@ fn check_name(name: &str) -> Result<(), ImageError> {
     if name.len() > MAX_NAME_LEN {
         return Err(ImageError("has a name longer than 255 bytes"));
     }
+    // `sha256:0f0f` would be read by the engine as the id of any image that the machine has.
+    if name == "sha256" {
+        return Err(ImageError("has the name sha256, which stands for an image id"));
+    }
     let path = match name.split_once('/') {
         Some((first, path)) if is_host(first) => {
             check_host(first)?;
@@ -116,7 +120,10 @@ fn check_host(host: &str) -> Result<(), ImageError> {
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
-    let is_port = |port: &str| port.len() <= 5 && port.parse::<u16>().is_ok_and(|port| port > 0);
+    // The digits are looked at too, since `parse` takes a leading plus sign.
+    let is_port = |port: &str| {
+        port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
     if name.split('.').all(is_label) && port.is_none_or(is_port) {
         Ok(())
     } else {
@@ -124,14 +131,14 @@ fn check_host(host: &str) -> Result<(), ImageError> {
     }
 }
 
+/// Runs of lower-case letters and digits, joined by one dot, one or two underscores, or hyphens.
 fn is_path_component(component: &str) -> bool {
-    let bytes = component.as_bytes();
     let is_alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let edges_fit =
+    let bytes = component.as_bytes();
+    let has_edges =
         bytes.first().is_some_and(|b| is_alphanumeric(*b)) && bytes.last().is_some_and(|b| is_alphanumeric(*b));
-    edges_fit
-        && bytes.iter().all(|b| is_alphanumeric(*b) || matches!(b, b'.' | b'_' | b'-'))
-        && !component.contains("..")
+    let is_joint = |joint: &[u8]| matches!(joint, b"" | b"." | b"_" | b"__") || joint.iter().all(|b| *b == b'-');
+    has_edges && bytes.split(|b| is_alphanumeric(*b)).all(is_joint)
 }
 
 impl fmt::Display for ImageRef {
@@ -222,11 +229,15 @@ mod tests {
             "a@sha256:00",
             "a@md5:00",
             "a..b",
+            "a._b",
+            "a___b",
+            "sha256:0f0f",
             "a\0b",
             "a\nb",
             "a%2fb",
             "host:0/a",
             "host:99999/a",
+            "host:+80/a",
             "-h.org/a",
             "a:-x",
             "a/.hidden",

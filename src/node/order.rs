@@ -23,7 +23,7 @@ pub struct Desired {
 }
 
 /// Why an attempt is ended from outside, and how fast.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopOrder {
     /// Cancelled, Superseded, Preempted or NodeFault.
     pub outcome: Outcome,
@@ -47,6 +47,8 @@ pub struct Marks {
     pub started_boot_ms: Option<u64>,
     /// Time spent paused by the node, in milliseconds.
     pub paused_ms: u64,
+    /// The order to stop it, once there is one. The coordinator's: a task's thread leaves it as it is.
+    pub stop: Option<StopOrder>,
 }
 
 /// What a task's thread tells.

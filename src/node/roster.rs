@@ -128,9 +128,11 @@ impl Roster {
     }
 
     /// The attempt that starts next within `lent`, or why the first in line can't yet. Strict order of priority, then
-    /// arrival: nothing overtakes, so nothing starves.
+    /// arrival: nothing overtakes, so nothing starves. Only what is larger than all that is lent, since that has become
+    /// less, holds up nobody.
     pub fn next_to_start(&self, lent: &Resources) -> Option<Result<AttemptKey, (AttemptKey, &'static str)>> {
         let waiting = self.attempts.values().filter(|attempt| attempt.phase == Phase::Queued && attempt.is_open());
+        let waiting = waiting.filter(|attempt| attempt.spec.needs().shortage(lent).is_none());
         let first = waiting.min_by_key(|attempt| (u8::MAX - attempt.spec.priority, attempt.arrival))?;
         let room = lent.less(&self.promised());
         let key = first.spec.key.clone();

@@ -12,6 +12,13 @@ use super::resources::Resources;
 
 /// The image of a task that names none; it is built here and never pulled for lack of a newer one.
 pub const BASE_IMAGE: &str = "justin308/hivemind-worker:latest";
+/// Many languages have no unsigned numbers, and a negative one that was cast arrives above this.
+pub const MAX_ATTEMPT: u32 = i32::MAX as u32;
+/// The base image without its tag: any version of it is made on this machine.
+pub fn base_image_name() -> &'static str {
+    BASE_IMAGE.split(':').next().unwrap_or(BASE_IMAGE)
+}
+
 /// Docker refuses memory limits below 6 MiB, and a Python start needs about 12 MiB.
 pub const MIN_MEMORY_BYTES: u64 = 16 << 20;
 /// No machine that we know of has more; keeps sums far from overflow.
@@ -206,8 +213,8 @@ fn id(field: &str, text: &str) -> Result<Id, FieldError> {
 
 fn attempt(number: i64) -> Result<u32, FieldError> {
     match u32::try_from(number) {
-        Ok(attempt) if attempt > 0 => Ok(attempt),
-        _ => Err(refuse("attempt", format!("is {number}, must be from 1 to {}", u32::MAX))),
+        Ok(attempt @ 1..=MAX_ATTEMPT) => Ok(attempt),
+        _ => Err(refuse("attempt", format!("is {number}, must be from 1 to {MAX_ATTEMPT}"))),
     }
 }
 
@@ -234,7 +241,7 @@ fn pull_policy(text: &str, image: &ImageRef) -> Result<PullPolicy, FieldError> {
         "always" => Ok(PullPolicy::Always),
         "if-missing" => Ok(PullPolicy::IfMissing),
         "never" => Ok(PullPolicy::Never),
-        "" if image.digest().is_some() || image.to_string() == BASE_IMAGE => Ok(PullPolicy::IfMissing),
+        "" if image.digest().is_some() || image.name() == base_image_name() => Ok(PullPolicy::IfMissing),
         "" => Ok(PullPolicy::Always),
         _ => Err(refuse("pull", "must be always, if-missing or never")),
     }
@@ -257,12 +264,13 @@ fn at_lease_end(text: &str) -> Result<AtLeaseEnd, FieldError> {
 }
 
 fn check_words(offer: &Offer) -> Result<(), FieldError> {
+    // Counted before looked at: an answer of a master has room for millions of empty words.
+    if offer.command.len() > MAX_WORDS {
+        return Err(refuse("command", format!("has {} words, at most {MAX_WORDS} are allowed", offer.command.len())));
+    }
     let mut total = 0usize;
     for (index, word) in offer.command.iter().enumerate() {
         check_word(&format!("command[{index}]"), word, &mut total)?;
-    }
-    if offer.command.len() > MAX_WORDS {
-        return Err(refuse("command", format!("has {} words, at most {MAX_WORDS} are allowed", offer.command.len())));
     }
     if offer.command.first().is_some_and(String::is_empty) {
         return Err(refuse("command[0]", "is empty: it names the program"));
@@ -274,10 +282,11 @@ fn check_words(offer: &Offer) -> Result<(), FieldError> {
     for (index, (name, value)) in offer.env.iter().enumerate() {
         let field = format!("env[{index}]");
         check_env_name(&field, name)?;
-        check_word(&field, value, &mut total)?;
+        // The contract's map has lost its order, so that the index alone would not tell which entry it is.
+        check_word(&field, value, &mut total).map_err(|error| refuse(&field, format!("({name}) {}", error.reason)))?;
         total = total.saturating_add(name.len());
         if !names.insert(name) {
-            return Err(refuse(&field, "repeats a name"));
+            return Err(refuse(&field, format!("({name}) is there twice")));
         }
     }
     if total > MAX_WORDS_BYTES {
@@ -303,6 +312,9 @@ fn check_word(field: &str, word: &str, total: &mut usize) -> Result<(), FieldErr
 /// Names that the worker sets itself: a task's own value would make the contract lie.
 const OUR_ENV: [&str; 2] = ["TASK_ID", "HIVEMIND_OUTPUT"];
 
+/// Of a name that is wrong, so many characters are shown.
+const SHOWN_NAME: usize = 64;
+
 fn check_env_name(field: &str, name: &str) -> Result<(), FieldError> {
     let bytes = name.as_bytes();
     let is_first = |b: u8| b.is_ascii_alphabetic() || b == b'_';
@@ -310,7 +322,10 @@ fn check_env_name(field: &str, name: &str) -> Result<(), FieldError> {
         && bytes.first().is_some_and(|b| is_first(*b))
         && bytes.iter().all(|b| is_first(*b) || b.is_ascii_digit());
     if !is_name {
-        return Err(refuse(field, "has a name that is not [A-Za-z_][A-Za-z0-9_]{0,254}"));
+        let shown: String = name.chars().take(SHOWN_NAME).flat_map(char::escape_default).collect();
+        let size = bytes.len();
+        let reason = format!("has the name \"{shown}\" of {size} bytes, which is not [A-Za-z_][A-Za-z0-9_]{{0,254}}");
+        return Err(refuse(field, reason));
     }
     if OUR_ENV.contains(&name) {
         return Err(refuse(field, format!("sets {name}, which the worker sets")));

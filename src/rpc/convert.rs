@@ -92,9 +92,9 @@ fn phase_number(phase: Phase) -> i32 {
     number_of(&Phase::ALL, &phase)
 }
 
-/// The attempts that the node holds.
+/// The attempts that the node holds. The master takes each as confirmed, so one that is not on disk yet is none of them.
 pub fn held(snapshot: &Snapshot) -> Vec<schema::HeldAttempt> {
-    let attempts = snapshot.attempts.iter();
+    let attempts = snapshot.attempts.iter().filter(|view| view.phase > Phase::Received);
     let held = |view: &crate::node::snapshot::AttemptView| schema::HeldAttempt {
         key: Some(key_message(&view.key)),
         phase: phase_number(view.phase),
@@ -199,5 +199,33 @@ fn final_report(key: &AttemptKey, report: &FinalReport) -> schema::FinalReport {
         cut: report.cut.clone(),
         streams,
         tail: report.tail.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::snapshot::AttemptView;
+
+    #[test]
+    fn an_attempt_that_is_not_on_disk_is_not_held() {
+        let view = |phase| AttemptView {
+            key: AttemptKey { task: Id::parse("t").unwrap(), attempt: 1 },
+            owner: Id::parse("o").unwrap(),
+            image: String::new(),
+            phase,
+            phase_since_ms: 0,
+            detail: String::new(),
+            limits: Resources::default(),
+            priority: 50,
+            usage: Usage::default(),
+            cpu_percent: None,
+            running_ms: 0,
+            timeout_ms: 0,
+            tail: String::new(),
+        };
+        let attempts = vec![view(Phase::Received), view(Phase::Queued), view(Phase::Reporting)];
+        let held = held(&Snapshot { attempts, ..Snapshot::default() });
+        assert_eq!(held.iter().map(|held| held.phase).collect::<Vec<_>>(), [2, 9]);
     }
 }

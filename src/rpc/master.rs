@@ -37,7 +37,7 @@ const POLL_SLACK: Duration = Duration::from_secs(15);
 const MAX_ANSWER: usize = 4 << 20;
 /// Limit of AssignTask's answer.
 const MAX_ASSIGNMENTS_ANSWER: usize = 32 << 20;
-/// Directives and cancellations of one answer that are read; a master has no reason for more.
+/// Offers, directives and cancellations of one answer that are read; a master has no reason for more, and repeats them.
 const MAX_ORDERS: usize = 1_000;
 
 /// Who the node says it is.
@@ -114,7 +114,7 @@ pub enum Reply {
     /// Second step.
     Registered(Box<Registration>),
     /// The lease goes on.
-    Heartbeat { lease: Option<Duration>, trust_percent: u32, orders: Orders },
+    Heartbeat { lease: Option<Duration>, trust_percent: Option<u32>, orders: Orders },
     /// The report is read.
     Reported(Orders),
     /// The poll that `poll` numbers.
@@ -398,14 +398,14 @@ fn read_heartbeat(body: &[u8]) -> Result<Reply, String> {
     let answer: schema::HeartbeatResponse = decode(body)?;
     Ok(Reply::Heartbeat {
         lease: (answer.lease_ms > 0).then(|| Duration::from_millis(answer.lease_ms)),
-        trust_percent: convert::trust_percent(answer.trust_level),
+        trust_percent: (answer.trust_level != 0).then(|| convert::trust_percent(answer.trust_level)),
         orders: orders(&answer.directives, answer.cancellations),
     })
 }
 
 fn read_assignments(poll: u64, body: &[u8]) -> Result<Reply, String> {
     let answer: schema::TaskAssignmentResponse = decode(body)?;
-    let offers = answer.offers.into_iter();
+    let offers = answer.offers.into_iter().take(MAX_ORDERS);
     let offers = offers.map(|offer| (offer.offer_id, convert::decode_offer(&offer.assignment).map(Box::new)));
     Ok(Reply::Assigned { poll, offers: offers.collect(), orders: orders(&answer.directives, answer.cancellations) })
 }

@@ -11,7 +11,7 @@ use crate::docker::{
     VolumeOptions,
 };
 use crate::node::record::FinalReport;
-use crate::node::spec::{BASE_IMAGE, TaskSpec};
+use crate::node::spec::{TaskSpec, base_image_name};
 
 /// The user of every task. Numeric, so that no image's `/etc/passwd` decides who it is.
 pub const TASK_USER: u32 = 1000;
@@ -46,8 +46,7 @@ pub enum VolumeOwner {
 
 /// How the volume of this task's image gets its owner.
 pub fn volume_owner(spec: &TaskSpec) -> VolumeOwner {
-    let base = BASE_IMAGE.split(':').next().unwrap_or(BASE_IMAGE);
-    if spec.image.name() == base { VolumeOwner::CopyUp } else { VolumeOwner::Helper }
+    if spec.image.name() == base_image_name() { VolumeOwner::CopyUp } else { VolumeOwner::Helper }
 }
 
 /// The body, with its own digest among the labels.

@@ -40,7 +40,8 @@ impl Tail {
         self.0.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, piece: &[u8]) {
+    /// Appends what has come.
+    pub fn push(&self, piece: &[u8]) {
         let mut bytes = self.lock();
         bytes.extend_from_slice(piece);
         // Trimmed at twice the length, so that each byte is moved at most once.
@@ -104,7 +105,9 @@ impl Capture {
     }
 }
 
+/// Reads to the end also when nothing can be kept any more: a task that nobody reads would stand still.
 fn copy(mut stream: OutputStream, mut writers: Writers, tail: &Tail) -> CaptureEnd {
+    let mut unwritten = None;
     let error = loop {
         match stream.next_piece() {
             Ok(Some((kind, bytes))) => {
@@ -113,11 +116,14 @@ fn copy(mut stream: OutputStream, mut writers: Writers, tail: &Tail) -> CaptureE
                     OutputKind::Stderr => &mut writers.stderr,
                 };
                 tail.push(bytes);
-                if let Err(error) = writer.append(bytes) {
-                    break Some(format!("can't write the output: {error}"));
+                if unwritten.is_none()
+                    && let Err(error) = writer.append(bytes)
+                {
+                    log::error!("can't write the output of a task: {error}");
+                    unwritten = Some(format!("can't write the output: {error}"));
                 }
             }
-            Ok(None) => break None,
+            Ok(None) => break unwritten,
             Err(error) => break Some(error.to_string()),
         }
     };

@@ -18,6 +18,9 @@ const MAX_FILES: usize = 10_000;
 const MAX_CUT_LINES: usize = 100;
 /// Longest path that is taken, in bytes.
 const MAX_PATH_BYTES: usize = 1_024;
+/// All paths together, so that the final report with its lists fits into a call of 4 MiB: a larger one could never be
+/// delivered.
+const MAX_PATHS_BYTES: usize = 1 << 20;
 /// Read and written at a time.
 const BUFFER: usize = 64 << 10;
 
@@ -29,6 +32,9 @@ const OPTIONS: MatchOptions =
 pub struct Collection {
     patterns: Vec<Pattern>,
     room_bytes: u64,
+    room_paths: usize,
+    /// Of the next file. One that broke off has used up its own.
+    next_stream: u32,
     seen: BTreeSet<String>,
     /// The files, in the order of their streams.
     pub files: Vec<OutputFile>,
@@ -41,7 +47,16 @@ impl Collection {
     /// Nothing yet; at most `max_bytes` in all.
     pub fn new(patterns: &[String], max_bytes: u64) -> Self {
         let patterns = patterns.iter().filter_map(|pattern| Pattern::new(pattern).ok()).collect();
-        Self { patterns, room_bytes: max_bytes, seen: BTreeSet::new(), files: Vec::new(), cut: Vec::new(), more_cut: 0 }
+        Self {
+            patterns,
+            room_bytes: max_bytes,
+            room_paths: MAX_PATHS_BYTES,
+            next_stream: FIRST_OUTPUT,
+            seen: BTreeSet::new(),
+            files: Vec::new(),
+            cut: Vec::new(),
+            more_cut: 0,
+        }
     }
 
     /// Takes the matching files of the archive of `root`, a path below the work folder; empty for the work folder itself.
@@ -70,12 +85,24 @@ impl Collection {
                 self.cut(format!("{path}: its {size} bytes are more than what is left of the output limit"));
                 continue;
             }
-            let stream = FIRST_OUTPUT.saturating_add(u32::try_from(self.files.len()).unwrap_or(u32::MAX));
+            if path.len() > self.room_paths {
+                self.cut(format!(
+                    "{path}: the paths of the files before have {MAX_PATHS_BYTES} bytes, the most that is kept"
+                ));
+                continue;
+            }
+            let stream = self.next_stream;
+            self.next_stream = self.next_stream.saturating_add(1);
             let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
             let mut file = open(stream)?;
             let (written, sha256) = copy(&mut entry, &mut file)?;
+            if written < size {
+                // The engine ends its answer properly also where it could not read on.
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{path} broke off")));
+            }
             close(file)?;
             self.room_bytes = self.room_bytes.saturating_sub(written);
+            self.room_paths -= path.len();
             self.seen.insert(path.clone());
             self.files.push(OutputFile { stream, path, size: written, mode, sha256 });
         }
@@ -258,6 +285,61 @@ mod tests {
         let many: Vec<(EntryType, &[u8], &[u8])> = vec![(EntryType::Fifo, b"output/f", b""); 250];
         let cut = collect(&many, &["output/**"], 10).1;
         assert_eq!((cut.len(), cut[100].as_str()), (101, "and 150 more"));
+    }
+
+    #[test]
+    fn goes_on_with_the_next_folder_after_one_that_broke_off() {
+        let patterns = ["a/*".to_owned(), "b/*".to_owned()];
+        let mut collection = Collection::new(&patterns, 100);
+        let streams = RefCell::new(Vec::new());
+        let mut open = |stream| {
+            // As the store: a stream has one writer, ever.
+            let is_new = !streams.borrow().contains(&stream);
+            streams.borrow_mut().push(stream);
+            if is_new { Ok(Vec::new()) } else { Err(io::Error::other("it had a writer")) }
+        };
+        let mut close = |_: Vec<u8>| Ok(());
+        let broken = &tar_of(&[(EntryType::Regular, b"a/x", &[1; 90])])[..512 + 10];
+        assert!(collection.take(broken, "a", &mut open, &mut close).is_err());
+        let whole = tar_of(&[(EntryType::Regular, b"b/y", b"y")]);
+        collection.take(whole.as_slice(), "b", &mut open, &mut close).unwrap();
+        assert_eq!(collection.files.iter().map(|file| file.stream).collect::<Vec<_>>(), [FIRST_OUTPUT + 1]);
+    }
+
+    #[test]
+    fn the_list_of_files_fits_into_the_final_report() {
+        let name = |number: usize| format!("output/{number:05}{}", "x".repeat(80));
+        let names: Vec<String> = (0..MAX_FILES).chain([MAX_FILES]).map(name).collect();
+        let mut long: Vec<(EntryType, &[u8], &[u8])> = Vec::new();
+        for name in &names {
+            long.push((EntryType::Regular, name.as_bytes(), b""));
+        }
+        // Ten times as many bytes of paths would be possible.
+        let mut collection = Collection::new(&["output/**".to_owned()], 100);
+        collection.room_paths = 92 * 5_000;
+        let archive = tar_of(&long);
+        collection.take(archive.as_slice(), "output", &mut |_| Ok(Vec::new()), &mut |_| Ok(())).unwrap();
+        let (files, cut) = collection.into_parts();
+        assert_eq!(files.len(), 5_000);
+        assert!(cut[0].contains("paths"), "{}", cut[0]);
+    }
+
+    #[test]
+    fn an_archive_that_broke_off_is_taken_again_for_the_rest() {
+        let bytes =
+            tar_of(&[(EntryType::Regular, b"output/1", b"one"), (EntryType::Regular, b"output/2", &[b'x'; 2_000])]);
+        let mut collection = Collection::new(&["output/**".to_owned()], 10_000);
+        let mut streams = Vec::new();
+        let mut open = |stream| {
+            streams.push(stream);
+            Ok(Vec::new())
+        };
+        // The second file's content is cut.
+        assert!(collection.take(&bytes[..2_048], "output", &mut open, &mut |_: Vec<u8>| Ok(())).is_err());
+        collection.take(bytes.as_slice(), "output", &mut open, &mut |_: Vec<u8>| Ok(())).unwrap();
+        let files: Vec<_> = collection.files.iter().map(|file| (file.stream, file.path.as_str(), file.size)).collect();
+        assert_eq!(files, [(16, "output/1", 3), (18, "output/2", 2_000)]);
+        assert_eq!(streams, [16, 17, 18]);
     }
 
     #[test]

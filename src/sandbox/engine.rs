@@ -7,7 +7,7 @@ use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
 
 use super::naming::{Identity, LABEL_ROLE, attempt_of};
@@ -89,7 +89,7 @@ impl Watcher {
                 Ok(false) => {}
             }
             match self.end.recv_timeout(pause) {
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => pause = (pause * 2).min(MAX_PAUSE),
+                Err(RecvTimeoutError::Timeout) => pause = (pause * 2).min(MAX_PAUSE),
                 _ => return,
             }
         }

@@ -14,6 +14,10 @@ use crate::store::StreamWriter;
 
 /// Between two pieces of an archive.
 const ARCHIVE_IDLE: Duration = Duration::from_secs(120);
+/// Tries at an archive that breaks off while the engine answers ...
+const MAX_COLLECTIONS: u32 = 3;
+/// ... and the pause between them.
+const COLLECTION_PAUSE: Duration = Duration::from_secs(2);
 /// Tries to remove what the engine says is in use: a mount may linger for a moment.
 const MAX_REMOVALS: u32 = 20;
 
@@ -26,7 +30,7 @@ impl Task {
         let mut collection = Collection::new(&self.spec.outputs, limit);
         if ended.has_container && ended.outcome != Outcome::Superseded {
             for root in roots(&self.spec.outputs) {
-                collection = self.take_root(collection, root)?;
+                collection = self.take_root(collection, &root)?;
             }
         }
         let (outputs, cut) = collection.into_parts();
@@ -48,8 +52,26 @@ impl Task {
         Ok(report)
     }
 
-    /// One folder or file below the work folder, on a helper thread.
-    fn take_root(&self, mut collection: Collection, root: String) -> Step<Collection> {
+    /// One folder or file below the work folder. An engine that is away is waited for; an archive that breaks off is
+    /// asked for again a few times.
+    fn take_root(&self, mut collection: Collection, root: &str) -> Step<Collection> {
+        let mut tries = 0;
+        loop {
+            let (taken, failure) = self.try_take_root(collection, root.to_owned())?;
+            collection = taken;
+            let Some(failure) = failure else { return Ok(collection) };
+            let is_away = self.context.quick_docker.ping().is_err();
+            tries += u32::from(!is_away);
+            if tries >= MAX_COLLECTIONS || failure.kind() == io::ErrorKind::StorageFull {
+                collection.cut(format!("{root}: not all of it could be read: {failure}"));
+                return Ok(collection);
+            }
+            self.tell(TaskNews::Detail(format!("reads the output files again: {failure}")));
+            self.wait_unless(&|| self.leave_order(), COLLECTION_PAUSE)?;
+        }
+    }
+
+    fn try_take_root(&self, mut collection: Collection, root: String) -> Step<(Collection, Option<io::Error>)> {
         let (name, key, store) = (self.name.clone(), self.spec.key.clone(), self.context.store.clone());
         self.call_unless(&|| self.leave_order(), &Stop::new(), move |docker| {
             let path = if root.is_empty() { WORK_FOLDER.to_owned() } else { format!("{WORK_FOLDER}/{root}") };
@@ -59,10 +81,7 @@ impl Task {
                 Err(error) if error.is_not_found() => Ok(()),
                 Err(error) => Err(error.into()),
             };
-            if let Err(error) = result {
-                collection.cut(format!("{root}: not all of it could be read: {error}"));
-            }
-            collection
+            (collection, result.err())
         })
     }
 

@@ -8,17 +8,20 @@
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
 //! | `step` | long engine calls that can be released |
 //! | `capture` | the output thread |
+//! | `adopt`, `gap` | taking over after a restart, and the output of the time between |
 //! | `disk` | the watch over a task's work folder |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
 //! | `verdict` | from the engine's words to an outcome: pure |
 //! | `engine` | the engine as a whole, its events, what is left over |
 
+mod adopt;
 mod body;
 mod capture;
 mod collect;
 mod disk;
 mod engine;
 mod finish;
+mod gap;
 mod gauge;
 mod inputs;
 mod meter;

@@ -12,7 +12,7 @@ use super::task::Task;
 use crate::docker::{CreateBody, Docker, Error, ImageInspect, PullProgress, Stop, VolumeCreate};
 use crate::node::order::TaskNews;
 use crate::node::record::Outcome;
-use crate::node::spec::{BASE_IMAGE, PullPolicy, TaskSpec};
+use crate::node::spec::{PullPolicy, TaskSpec, base_image_name};
 
 /// Between two lines of a pull's progress: above the time in which a small board unpacks a large layer.
 const PULL_IDLE: Duration = Duration::from_secs(600);
@@ -73,6 +73,8 @@ impl Task {
                 Err(error) => {
                     self.tell(TaskNews::Detail(format!("pull failed, tries again: {error}")));
                     self.wait(Duration::from_secs(1) * attempt)?;
+                    // A try counts only with an engine that is there.
+                    self.engine(|docker| docker.ping())?.map_err(|error| fault(&error))?;
                 }
             }
         }
@@ -80,8 +82,10 @@ impl Task {
     }
 
     fn no_image(&self, outcome: Outcome, error: &Error) -> Break {
-        let mend = match self.spec.image.to_string().as_str() {
-            BASE_IMAGE => "; scripts/build-image.sh makes the base image on this machine",
+        let is_base = self.spec.image.name() == base_image_name();
+        let mend = match self.spec.pull {
+            _ if is_base => "; scripts/build-image.sh makes the base image on this machine",
+            PullPolicy::Always => "; with the pull policy if-missing an image that the engine has is used as it is",
             _ => "",
         };
         Break::End(outcome, format!("{error}{mend}"))
@@ -92,7 +96,7 @@ impl Task {
         let labels = identity.labels(&self.spec.key, "task");
         let volume = VolumeCreate { name: self.name.clone(), labels, ..VolumeCreate::default() };
         // One of that name that is there already is answered with itself.
-        let made = self.engine(move |docker| docker.create_volume(&volume))?.map_err(|error| fault(&error))?;
+        let made = self.engine_whole(move |docker| docker.create_volume(&volume))?.map_err(|error| fault(&error))?;
         if !self.is_ours(&made.labels) {
             return Err(Break::End(Outcome::NodeFault, format!("the volume {} is not this node's", self.name)));
         }
@@ -102,7 +106,7 @@ impl Task {
         let body = owner_body(&self.spec, identity, &image.id);
         let name = format!("{}-owner", self.name);
         let archive = inputs::owner_archive().map_err(|error| node_fault(&error))?;
-        self.engine(move |docker| {
+        self.engine_whole(move |docker| {
             match docker.create_container(&name, &body) {
                 Err(error) if !error.is_conflict() => return Err(error),
                 _ => {}
@@ -119,7 +123,7 @@ impl Task {
     fn container(&self, body: &CreateBody) -> Step<String> {
         for _ in 0..2 {
             let (name, create) = (self.name.clone(), body.clone());
-            match self.engine(move |docker| docker.create_container(&name, &create))? {
+            match self.engine_whole(move |docker| docker.create_container(&name, &create))? {
                 Ok(created) => {
                     for warning in created.warnings {
                         self.tell(TaskNews::Note(format!("the engine warns: {}", warning.trim())));
@@ -158,14 +162,17 @@ impl Task {
     fn put_inputs(&self) -> Step<()> {
         let starter = if self.spec.command.is_empty() { Starter::Include } else { Starter::Omit };
         let (name, spec, store) = (self.name.clone(), self.spec.clone(), self.context.store.clone());
-        let job = move |docker: &Docker| Ok(stream_inputs(docker, &name, &spec, &store, starter));
-        match self.call(&Stop::new(), job)? {
+        // Putting them again puts the same.
+        let job = move |docker: &Docker| match stream_inputs(docker, &name, &spec, &store, starter) {
+            Ok(()) => Ok(Ok(())),
+            Err(PutError::Inputs(error)) => Ok(Err(error)),
+            Err(PutError::Engine(error)) => Err(error),
+        };
+        match self.engine(job)? {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(PutError::Inputs(error @ InputError::Refused(_)))) => {
-                Err(Break::End(Outcome::Rejected, error.to_string()))
-            }
-            Ok(Err(PutError::Inputs(error))) => Err(Break::End(Outcome::NodeFault, error.to_string())),
-            Ok(Err(PutError::Engine(error))) | Err(error) => Err(fault(&error)),
+            Ok(Err(error @ InputError::Refused(_))) => Err(Break::End(Outcome::Rejected, error.to_string())),
+            Ok(Err(error)) => Err(Break::End(Outcome::NodeFault, error.to_string())),
+            Err(error) => Err(fault(&error)),
         }
     }
 }

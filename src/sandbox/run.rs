@@ -11,7 +11,7 @@ use super::gauge::Gauge;
 use super::step::{Break, Step, fault};
 use super::task::{Ended, Task};
 use super::verdict::{Circumstances, KILLED, judge, parse_time};
-use crate::docker::{ContainerInspect, CreateBody, Error, Stop};
+use crate::docker::{ContainerInspect, CreateBody, Error, OutputStream, Stop};
 use crate::node::order::{Look, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
 
@@ -52,7 +52,8 @@ pub struct Run {
 }
 
 impl Run {
-    fn new(started: Duration, now: Duration) -> Self {
+    /// Of a container that runs, or ran, since `started`.
+    pub fn new(started: Duration, now: Duration) -> Self {
         Self {
             capture: None,
             idle_writers: None,
@@ -71,6 +72,17 @@ impl Run {
             gauge: None,
             has_memory_alert: false,
         }
+    }
+
+    /// Of a container that is taken over: looked at as soon as possible.
+    pub fn adopted(started: Duration, now: Duration, found: &ContainerInspect, tail: Tail) -> Self {
+        let gauge = found.state.running.then(|| Gauge::new(found.state.pid, &found.id, started, now));
+        Self { next_look: now, gauge, tail, ..Self::new(started, now) }
+    }
+
+    /// The container has ended: its output is complete.
+    pub fn keep_writers(&mut self, writers: Writers) {
+        self.idle_writers = Some(writers);
     }
 }
 
@@ -109,41 +121,6 @@ impl Task {
         Ok(run)
     }
 
-    /// After a restart of the worker: takes over what is at the engine. `None`: nothing had begun to run.
-    pub fn adopt(&mut self) -> Step<Option<Run>> {
-        let name = self.name.clone();
-        let found = match self.engine(move |docker| docker.inspect_container(&name))? {
-            Ok(found) if self.is_ours(&found.config.labels) => found,
-            Ok(_) => return Ok(None),
-            Err(error) if error.is_not_found() && self.marks.started_boot_ms.is_none() => return Ok(None),
-            Err(error) if error.is_not_found() => {
-                let reason = "the container was gone when the worker came back".to_owned();
-                return Err(Break::End(Outcome::NodeFault, reason));
-            }
-            Err(error) => return Err(fault(&error)),
-        };
-        if found.state.started_at.is_empty() || parse_time(&found.state.started_at).is_none() {
-            return Ok(None);
-        }
-        let now = (self.context.clock)();
-        let is_same_boot = self.marks.boot_id.as_ref() == Some(&self.context.boot_id);
-        let started = self.marks.started_boot_ms.filter(|_| is_same_boot).map_or(now, Duration::from_millis);
-        let mut run = Run::new(started, now);
-        run.next_look = now;
-        let writers = self.writers()?;
-        self.tell(TaskNews::Note(
-            "the worker was restarted: output of the time between is missing from the streams".to_owned(),
-        ));
-        if found.state.running {
-            run.gauge = Some(Gauge::new(found.state.pid, &found.id, started, now));
-            self.attach(&mut run, writers)?;
-            self.tell(TaskNews::Phase(Phase::Running, "adopted after a restart of the worker".to_owned()));
-        } else {
-            run.idle_writers = Some(writers);
-        }
-        Ok(Some(run))
-    }
-
     fn mark_start(&mut self, started: Duration) {
         let boot_id = self.context.boot_id.clone();
         self.mark(|marks| {
@@ -152,7 +129,8 @@ impl Task {
         });
     }
 
-    fn writers(&self) -> Step<Writers> {
+    /// New writers of both streams.
+    pub fn writers(&self) -> Step<Writers> {
         let open = |stream| {
             self.context
                 .store
@@ -162,17 +140,26 @@ impl Task {
         Ok(Writers { stdout: open(STDOUT)?, stderr: open(STDERR)? })
     }
 
-    /// Where it fails before the output thread has the writers, they stay with the run.
+    /// Attaches and lets the output thread run. Where there is nothing to attach to, the writers stay with the run.
     fn attach(&self, run: &mut Run, writers: Writers) -> Step<()> {
-        let (name, stop) = (self.name.clone(), Stop::new());
-        let attached = self.call(&stop, move |docker| docker.attach(&name));
-        let stream = match attached.and_then(|attached| attached.map_err(|error| fault(&error))) {
-            Ok(stream) => stream,
+        match self.open_output() {
+            Ok((stream, stop)) => self.capture(run, stream, stop, writers),
             Err(reason) => {
                 run.idle_writers = Some(writers);
-                return Err(reason);
+                Err(reason)
             }
-        };
+        }
+    }
+
+    /// The container's output from now on, and what releases it.
+    pub fn open_output(&self) -> Step<(OutputStream, Stop)> {
+        let (name, stop) = (self.name.clone(), Stop::new());
+        let stream = self.call(&stop, move |docker| docker.attach(&name))?.map_err(|error| fault(&error))?;
+        Ok((stream, stop))
+    }
+
+    /// Starts the output thread.
+    pub fn capture(&self, run: &mut Run, stream: OutputStream, stop: Stop, writers: Writers) -> Step<()> {
         let thread = format!("output-{}", self.number);
         let capture = Capture::start(thread, stream, stop, writers, run.tail.clone())
             .map_err(|error| Break::End(Outcome::NodeFault, format!("can't start a thread: {error}")))?;

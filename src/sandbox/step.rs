@@ -107,10 +107,27 @@ impl Task {
         &self,
         job: impl Fn(&Docker) -> Result<T, Error> + Clone + Send + 'static,
     ) -> Step<Result<T, Error>> {
+        self.engine_unless(&|| self.interruption(), job)
+    }
+
+    /// As [`Self::engine`], for a call that makes something: a stop order waits for its answer, since what the engine
+    /// makes after it was asked to remove it would stay.
+    pub fn engine_whole<T: Send + 'static>(
+        &self,
+        job: impl Fn(&Docker) -> Result<T, Error> + Clone + Send + 'static,
+    ) -> Step<Result<T, Error>> {
+        self.engine_unless(&|| self.leave_order(), job)
+    }
+
+    fn engine_unless<T: Send + 'static>(
+        &self,
+        interruption: &dyn Fn() -> Option<Break>,
+        job: impl Fn(&Docker) -> Result<T, Error> + Clone + Send + 'static,
+    ) -> Step<Result<T, Error>> {
         let mut pause = FIRST_PAUSE;
         let mut garbled = 0;
         loop {
-            let error = match self.call(&Stop::new(), job.clone())? {
+            let error = match self.call_unless(interruption, &Stop::new(), job.clone())? {
                 Err(error) if error.is_unreachable() || matches!(error, Error::Timeout { .. }) => error,
                 Err(error @ Error::Protocol { .. }) if garbled < MAX_GARBLED => {
                     garbled += 1;
@@ -126,9 +143,14 @@ impl Task {
 
     /// Waits, unless the coordinator wants something.
     pub fn wait(&self, pause: Duration) -> Step<()> {
+        self.wait_unless(&|| self.interruption(), pause)
+    }
+
+    /// Waits, unless `interruption` finds something.
+    pub fn wait_unless(&self, interruption: &dyn Fn() -> Option<Break>, pause: Duration) -> Step<()> {
         let end = after(pause);
         loop {
-            if let Some(interruption) = self.interruption() {
+            if let Some(interruption) = interruption() {
                 return Err(interruption);
             }
             select! {

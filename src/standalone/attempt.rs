@@ -241,20 +241,18 @@ impl Attempt {
         stream.is_refused || stream.bytes >= end.bytes
     }
 
-    /// The parts that a result file is made of, in order, once all of it is here.
+    /// What a result file is made of, once all of it is here: its stream's highest epoch that the report names, since a
+    /// node that was stopped while it collected did so again from the beginning.
     pub fn output_parts(&self, path: &str) -> Option<Vec<(StreamId, u64)>> {
         let report = self.final_report.as_ref()?;
         let file = report.outputs.iter().find(|file| file.path == path)?;
-        // A node that was stopped while it collected did so again in another epoch: only what the report names counts.
-        let mut ends: Vec<&StreamEnd> = report.streams.iter().filter(|end| end.stream == file.stream).collect();
-        ends.sort_by_key(|end| end.epoch);
-        let part = |end: &StreamEnd| {
-            let stream = self.streams.get(&(end.stream, end.epoch)).copied().unwrap_or_default();
-            (stream.bytes >= end.bytes).then_some(((end.stream, end.epoch), end.bytes))
+        let ends = report.streams.iter().filter(|end| end.stream == file.stream);
+        let Some(end) = ends.max_by_key(|end| end.epoch) else {
+            return (file.size == 0).then(Vec::new);
         };
-        let parts: Vec<(StreamId, u64)> = ends.into_iter().map(part).collect::<Option<_>>()?;
-        let size: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
-        (size == file.size).then_some(parts)
+        let id = (end.stream, end.epoch);
+        let stream = self.streams.get(&id).copied().unwrap_or_default();
+        (end.bytes == file.size && stream.bytes >= end.bytes).then(|| vec![(id, end.bytes)])
     }
 
     /// How it ended.

@@ -144,7 +144,9 @@ impl Core {
     /// Attempts at a node that are to be stopped and unanswered, and when a poll may be answered for them again.
     fn stopping<'a>(&'a self, node: &'a Id) -> impl Iterator<Item = (&'a Attempt, Duration)> {
         let here = self.book.attempts.values().filter(move |attempt| attempt.node() == Some(node));
-        here.filter(|attempt| attempt.final_report.is_none() && attempt.verdict.is_none()).filter_map(|attempt| {
+        // A node that did not know it may have taken it since, from an answer that was on its way.
+        let runs = |attempt: &&Attempt| attempt.verdict.is_none() || matches!(attempt.place, Place::Placed(_));
+        here.filter(|attempt| attempt.final_report.is_none()).filter(runs).filter_map(|attempt| {
             let stop = attempt.stop.as_ref().filter(|stop| !stop.is_answered)?;
             Some((attempt, stop.next))
         })
@@ -180,15 +182,17 @@ impl Core {
             return Err(Fail::missing("state"));
         }
         let attempt = self.book.attempts.get(&key).filter(|attempt| attempt.node() == Some(node));
-        let Some(attempt) = attempt.filter(|attempt| !attempt.is_over()) else {
+        let Some(attempt) = attempt.filter(|attempt| attempt.final_report.is_none()) else {
             return Ok(schema::TaskCancelResponse {});
         };
-        let stop = attempt.stop.clone();
-        if let (Ok(CancelState::Unknown), Some(stop)) = (CancelState::try_from(request.state), &stop) {
+        let (stop, is_on_its_way) = (attempt.stop.clone(), matches!(attempt.place, Place::Offered { .. }));
+        let unknown = stop.filter(|_| request.state == i32::from(CancelState::Unknown));
+        if let Some(stop) = unknown.as_ref().filter(|_| attempt.verdict.is_none()) {
             let outcome = if stop.is_superseded { Outcome::Superseded } else { Outcome::Cancelled };
             let reason = format!("{}; the node did not hold it", stop.reason);
             self.book.end(&key, outcome, &reason, now)?;
-        } else {
+        }
+        if unknown.is_none() || !is_on_its_way {
             self.book.change(&key, |attempt| {
                 if let Some(stop) = &mut attempt.stop {
                     stop.is_answered = true;

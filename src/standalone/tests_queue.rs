@@ -311,6 +311,21 @@ fn an_offered_task_that_is_cancelled_is_not_offered_again() {
 }
 
 #[test]
+fn a_cancellation_that_overtakes_the_offer_still_stops_the_task() {
+    let mut rig = Rig::new();
+    rig.submit("a", 50);
+    let offer = rig.poll(&[], vec![]).offers[0].offer_id;
+    cancel(&mut rig, "a").unwrap();
+    // A heartbeat's answer was faster than that of the poll, which is larger.
+    answer_cancel(&mut rig, "a", CancelState::Unknown).unwrap();
+    assert_eq!(rig.attempt("a", 1).outcome(), Some(Outcome::Cancelled));
+    assert_eq!(rig.poll(&[], vec![]).cancellations, []);
+    assert_eq!(rig.poll(&[offer], vec![]).cancellations.len(), 1);
+    answer_cancel(&mut rig, "a", CancelState::Stopping).unwrap();
+    assert_eq!(rig.poll(&[], vec![]).cancellations, []);
+}
+
+#[test]
 fn a_later_attempt_supersedes_the_earlier_one() {
     let mut rig = Rig::new();
     rig.placed("a");

@@ -117,6 +117,29 @@ fn is_complete_when_each_named_stream_has_arrived() {
 }
 
 #[test]
+fn an_output_file_is_what_the_highest_epoch_of_its_stream_holds() {
+    let mut rig = Rig::new();
+    rig.placed("a");
+    let end = |epoch, bytes| StreamEnd { stream: 16, epoch, bytes };
+    let file = |stream, path: &str, size| OutputFile { stream, path: path.to_owned(), size, ..OutputFile::default() };
+    // The node was killed while it collected, and began again.
+    rig.chunk("a", 16, 1, 0, b"resu").unwrap();
+    let report = FinalReport {
+        outcome: 1,
+        outputs: vec![file(16, "output/r", 6), file(17, "output/empty", 0)],
+        streams: vec![end(2, 6), end(1, 4)],
+        ..FinalReport::default()
+    };
+    rig.event("a", 1, event::Kind::FinalReport(report)).unwrap();
+    rig.chunk("a", 16, 2, 0, b"resul").unwrap();
+    assert_eq!(rig.attempt("a", 1).output_parts("output/r"), None);
+    rig.chunk("a", 16, 2, 5, b"t").unwrap();
+    assert_eq!(rig.attempt("a", 1).output_parts("output/r"), Some(vec![((16, 2), 6)]));
+    assert_eq!(rig.attempt("a", 1).output_parts("output/empty"), Some(vec![]));
+    assert!(rig.attempt("a", 1).is_complete());
+}
+
+#[test]
 fn refuses_what_is_unknown_elsewhere_or_over_a_limit() {
     let mut rig = Rig::new();
     rig.placed("a");

@@ -1,0 +1,102 @@
+//! After a restart of the worker: takes over what the attempt has at the engine.
+
+use std::time::Duration;
+
+use super::capture::{Tail, Writers};
+use super::gap::{Log, Recorded};
+use super::run::Run;
+use super::step::{Break, Step, fault};
+use super::task::Task;
+use super::verdict::parse_time;
+use crate::docker::{ContainerInspect, OutputStream, Stop};
+use crate::node::order::TaskNews;
+use crate::node::record::{Outcome, Phase};
+
+/// Tries to attach between two equal readings of the log. A task that prints all the time never gives them.
+const MAX_QUIET_TRIES: u32 = 5;
+
+impl Task {
+    /// The container as it is now. `None`: nothing had begun to run, so the attempt begins anew.
+    pub fn adopt(&mut self) -> Step<Option<Run>> {
+        let Some(found) = self.find_container()? else { return Ok(None) };
+        if parse_time(&found.state.started_at).is_none() {
+            return Ok(None);
+        }
+        let now = (self.context.clock)();
+        let is_same_boot = self.marks.boot_id.as_ref() == Some(&self.context.boot_id);
+        let started = self.marks.started_boot_ms.filter(|_| is_same_boot).map_or(now, Duration::from_millis);
+        // What the spool has must be asked before there are new writers.
+        let recorded = Recorded::from_ends(&self.context.store.stream_ends(&self.spec.key));
+        let mut writers = self.writers()?;
+        let tail = Tail::default();
+        let mut run = Run::adopted(started, now, &found, tail.clone());
+        if found.state.running {
+            let (stream, stop) = self.attach_after_gap(&mut writers, &tail, recorded)?;
+            self.capture(&mut run, stream, stop, writers)?;
+            self.tell(TaskNews::Phase(Phase::Running, "adopted after a restart of the worker".to_owned()));
+        } else {
+            let is_filled = self.read_log()?.is_some_and(|log| fill(&log, &mut writers, &tail, recorded));
+            self.tell_gap(is_filled);
+            run.keep_writers(writers);
+        }
+        Ok(Some(run))
+    }
+
+    fn find_container(&self) -> Step<Option<ContainerInspect>> {
+        let name = self.name.clone();
+        match self.engine(move |docker| docker.inspect_container(&name))? {
+            Ok(found) => Ok(self.is_ours(&found.config.labels).then_some(found)),
+            Err(error) if error.is_not_found() && self.marks.started_boot_ms.is_none() => Ok(None),
+            Err(error) if error.is_not_found() => {
+                let reason = "the container was gone when the worker came back".to_owned();
+                Err(Break::End(Outcome::NodeFault, reason))
+            }
+            Err(error) => Err(fault(&error)),
+        }
+    }
+
+    fn attach_after_gap(&self, writers: &mut Writers, tail: &Tail, recorded: Recorded) -> Step<(OutputStream, Stop)> {
+        for _ in 0..MAX_QUIET_TRIES {
+            let before = self.read_log()?;
+            let output = self.open_output()?;
+            match self.read_log()? {
+                Some(log) if before.as_ref() == Some(&log) => {
+                    self.tell_gap(fill(&log, writers, tail, recorded));
+                    return Ok(output);
+                }
+                None => {
+                    self.tell_gap(false);
+                    return Ok(output);
+                }
+                Some(_) => {}
+            }
+        }
+        let output = self.open_output()?;
+        self.tell_gap(false);
+        Ok(output)
+    }
+
+    /// `None` also where the log can't be read: then there is only a gap.
+    fn read_log(&self) -> Step<Option<Log>> {
+        let name = self.name.clone();
+        Ok(self.engine(move |docker| Log::read(docker, &name))?.unwrap_or(None))
+    }
+
+    fn tell_gap(&self, is_filled: bool) {
+        let note = if is_filled {
+            "the worker was restarted: output of the time between is from the engine's log"
+        } else {
+            "the worker was restarted: output of the time between is missing"
+        };
+        self.tell(TaskNews::Note(note.to_owned()));
+    }
+}
+
+/// Writes what the log has beyond the spool; whether it could be told where that begins.
+fn fill(log: &Log, writers: &mut Writers, tail: &Tail, recorded: Recorded) -> bool {
+    let Some((stdout, stderr)) = log.rest(recorded) else { return false };
+    tail.push(stdout);
+    tail.push(stderr);
+    // A disk that fails here fails the next piece too, which tells it.
+    writers.stdout.append(stdout).is_ok() && writers.stderr.append(stderr).is_ok()
+}
