@@ -4,7 +4,7 @@
 mod node_util;
 
 use hivemind_worker::node::record::{Outcome, Phase};
-use hivemind_worker::node::snapshot::NodeState;
+use hivemind_worker::node::snapshot::{AttemptView, NodeState};
 use node_util::relay::EngineRelay;
 use node_util::{Scene, gated, how, until_true};
 
@@ -53,11 +53,13 @@ fn a_task_lives_through_an_engine_that_goes_away_and_ends_with_its_own_exit_code
     scene.start(&["--slots", "3"]);
     scene.submit(gated("ends-meanwhile", "sys.exit(7)\n"));
     scene.submit(gated("ends-later", "print('late', flush=True)\nsys.exit(9)\n"));
+    scene.submit(gated("killed-later", "os.kill(os.getpid(), signal.SIGKILL)\n"));
     scene.until_up("ends-meanwhile");
     scene.until_up("ends-later");
+    scene.until_up("killed-later");
     engine.cut();
     let status = scene.until_status("the node sees that the engine is away", |status| {
-        status.state == NodeState::Degraded && status.attempts.len() == 2
+        status.state == NodeState::Degraded && status.attempts.len() == 3
     });
     assert!(status.attempts.iter().all(|attempt| attempt.phase == Phase::Running), "{:?}", status.attempts);
     let container = scene.container("ends-meanwhile").unwrap();
@@ -65,7 +67,7 @@ fn a_task_lives_through_an_engine_that_goes_away_and_ends_with_its_own_exit_code
     until_true("the container ends", || !scene.docker.inspect_container(&container).unwrap().state.running);
     let before = scene.heartbeats();
     until_true("heartbeats go on", || scene.heartbeats() >= before + 2);
-    for task in ["ends-meanwhile", "ends-later"] {
+    for task in ["ends-meanwhile", "ends-later", "killed-later"] {
         assert!(scene.view(task).outcome.is_none(), "{:?}", scene.view(task));
     }
     let engine = EngineRelay::open(&socket);
@@ -73,15 +75,19 @@ fn a_task_lives_through_an_engine_that_goes_away_and_ends_with_its_own_exit_code
     assert_eq!(how(&report), (Outcome::Failed, Some(7)), "{report:?}");
     let is_told = || scene.view("ends-later").notes.iter().any(|note| note.contains("is missing"));
     until_true("the gap is told", is_told);
-    scene.until_status("the task no longer waits for the engine", |status| {
-        let held = status.attempts.iter().find(|held| held.key.task.as_str() == "ends-later");
-        held.is_some_and(|held| held.phase == Phase::Running && held.detail.is_empty())
+    scene.until_status("the tasks no longer wait for the engine", |status| {
+        let is_well = |held: &&AttemptView| held.phase == Phase::Running && held.detail.is_empty();
+        status.attempts.iter().filter(is_well).count() == 2
     });
     scene.go("ends-later");
     let report = scene.until_complete("ends-later");
     assert_eq!(how(&report), (Outcome::Failed, Some(9)), "{report:?}");
     assert_eq!(scene.stdout("ends-later"), "up\nlate\n");
-    for task in ["ends-meanwhile", "ends-later"] {
+    // What it does to itself is not the engine's doing, though the engine was away before.
+    scene.go("killed-later");
+    let report = scene.until_complete("killed-later");
+    assert_eq!(how(&report), (Outcome::Failed, Some(137)), "{report:?}");
+    for task in ["ends-meanwhile", "ends-later", "killed-later"] {
         assert_eq!(scene.containers_ever(task).len(), 1);
     }
     scene.until_clean();

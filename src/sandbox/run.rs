@@ -304,11 +304,13 @@ impl Task {
         run.next_look = now + LOOK_EVERY;
         match self.context.quick_docker.inspect_container(&self.name) {
             Ok(found) if !found.state.running => return Sight::Ended(Box::new(found)),
-            Ok(_) if run.is_engine_away => {
-                run.is_engine_away = false;
-                self.tell(TaskNews::Detail(String::new()));
+            Ok(_) => {
+                // It has lived through whatever there was: how it ends is its own doing again.
+                run.circumstances.was_engine_away = false;
+                if std::mem::take(&mut run.is_engine_away) {
+                    self.tell(TaskNews::Detail(String::new()));
+                }
             }
-            Ok(_) => {}
             Err(error) if error.is_not_found() => return Sight::Gone,
             Err(error) => {
                 run.is_engine_away = true;

@@ -5,13 +5,15 @@ use crate::node::record::Outcome;
 
 /// Exit code after SIGKILL: 128 and the signal's number.
 pub const KILLED: i64 = 137;
+/// As [`KILLED`], after SIGTERM.
+const TERMINATED: i64 = 143;
 
 /// What the worker itself had done or seen by the time the container ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Circumstances {
     /// It was being stopped, for this outcome and reason.
     pub stopping: Option<(Outcome, String)>,
-    /// The engine could not be reached for a while since the start.
+    /// The engine could not be reached for a while, and the container was not seen running since.
     pub was_engine_away: bool,
 }
 
@@ -24,7 +26,8 @@ pub fn judge(state: &ContainerState, circumstances: &Circumstances) -> (Outcome,
         let code = state.exit_code;
         return (Outcome::OutOfMemory, format!("the kernel killed a process of it for memory; exit code {code}"));
     }
-    if state.exit_code == KILLED && circumstances.was_engine_away {
+    // An engine that is stopped sends its containers SIGTERM first; one that finds them at its start, SIGKILL.
+    if matches!(state.exit_code, KILLED | TERMINATED) && circumstances.was_engine_away {
         return (Outcome::NodeFault, "lost to the engine's restart".to_owned());
     }
     match state.exit_code {
@@ -80,6 +83,8 @@ mod tests {
             (ended(137, true), &alone, Outcome::OutOfMemory),
             (ended(137, false), &alone, Outcome::Failed),
             (ended(137, false), &away, Outcome::NodeFault),
+            (ended(143, false), &away, Outcome::NodeFault),
+            (ended(143, false), &alone, Outcome::Failed),
             (ended(7, false), &away, Outcome::Failed),
             (ended(137, false), &cancelled, Outcome::Cancelled),
             (ended(0, false), &cancelled, Outcome::Cancelled),
