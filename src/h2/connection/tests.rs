@@ -1,3 +1,5 @@
+//! Expected bytes and violations of RFC 9113's rules, connection against scripted peer and against each other.
+
 use super::*;
 use crate::h2::flow::MAX_WINDOW;
 
