@@ -39,6 +39,8 @@ pub const MAX_INPUT_BYTES: usize = 30 << 20;
 pub const MAX_PATTERNS: usize = 64;
 /// As for a path component's limit in the kernel, four levels deep.
 pub const MAX_PATTERN_BYTES: usize = 1_024;
+/// Stars in one component of a pattern. Matching one costs up to the name's length to this power, in the worst case.
+pub const MAX_STARS: usize = 4;
 /// Longest time between SIGTERM and SIGKILL.
 pub const MAX_GRACE: Duration = Duration::from_secs(60);
 
@@ -350,6 +352,9 @@ fn patterns(patterns: &[String]) -> Result<Vec<String>, FieldError> {
         }
         if pattern.chars().any(char::is_control) {
             return Err(refuse(&field, "has a control character"));
+        }
+        if pattern.split('/').any(|part| part != "**" && part.matches('*').count() > MAX_STARS) {
+            return Err(refuse(&field, format!("has more than {MAX_STARS} '*' between two '/'")));
         }
         if let Err(error) = glob::Pattern::new(pattern) {
             return Err(refuse(&field, format!("is no pattern: {} at byte {}", error.msg, error.pos)));

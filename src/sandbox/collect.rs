@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
-use glob::{MatchOptions, Pattern};
 use ring::digest::{Context, SHA256};
 use tar::{Archive, EntryType};
 
 use super::naming::hex;
+use super::pattern::PathPattern;
 use crate::node::record::{FIRST_OUTPUT, OutputFile};
 use crate::sys::text::printable;
 
@@ -24,13 +24,10 @@ const MAX_PATHS_BYTES: usize = 1 << 20;
 /// Read and written at a time.
 const BUFFER: usize = 64 << 10;
 
-const OPTIONS: MatchOptions =
-    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
-
 /// What is collected so far, over all archives of one attempt.
 #[derive(Debug)]
 pub struct Collection {
-    patterns: Vec<Pattern>,
+    patterns: Vec<PathPattern>,
     room_bytes: u64,
     room_paths: usize,
     /// Of the next file. One that broke off has used up its own.
@@ -46,7 +43,7 @@ pub struct Collection {
 impl Collection {
     /// Nothing yet; at most `max_bytes` in all.
     pub fn new(patterns: &[String], max_bytes: u64) -> Self {
-        let patterns = patterns.iter().filter_map(|pattern| Pattern::new(pattern).ok()).collect();
+        let patterns = patterns.iter().filter_map(|pattern| PathPattern::parse(pattern)).collect();
         Self {
             patterns,
             room_bytes: max_bytes,
@@ -146,7 +143,7 @@ impl Collection {
             self.cut(format!("{}: such a name is not kept", shown()));
             return None;
         }
-        if !self.patterns.iter().any(|pattern| pattern.matches_with(&path, OPTIONS)) || self.seen.contains(&path) {
+        if !self.patterns.iter().any(|pattern| pattern.matches(&path)) || self.seen.contains(&path) {
             return None;
         }
         if !matches!(kind, EntryType::Regular | EntryType::Continuous) {

@@ -3,7 +3,7 @@
 //! | file | has |
 //! | --- | --- |
 //! | `naming`, `body` | names, labels and the create body: pure |
-//! | `inputs`, `collect` | archives in and out, entry by entry |
+//! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
 //! | `task` | the thread of one attempt, and the order of its steps |
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
 //! | `step` | long engine calls that can be released |
@@ -26,6 +26,7 @@ mod gauge;
 mod inputs;
 mod meter;
 mod naming;
+mod pattern;
 mod prepare;
 mod run;
 mod step;

@@ -1,0 +1,128 @@
+//! What is decided becomes durable first: records go out under a ticket, and what depends on them waits behind it.
+
+use log::{info, warn};
+
+use super::{Coordinator, Effect, Record};
+use crate::node::id::AttemptKey;
+use crate::node::order::{Desired, Marks};
+use crate::node::record::{EventKind, Phase};
+
+/// A decision that waits for its commit.
+#[derive(Debug)]
+pub(super) enum Gated {
+    /// An answer to a cancellation.
+    Answer(Effect),
+    /// The attempt's thread may start.
+    Start(AttemptKey),
+    /// The attempt's final report is kept: what it has at the engine may go.
+    Recorded(AttemptKey),
+    Taken {
+        poll: u64,
+        offer_id: u64,
+        key: AttemptKey,
+    },
+}
+
+/// What a failed commit leaves to be tried again.
+#[derive(Debug)]
+pub(super) struct Retry {
+    pub(super) records: Vec<Record>,
+    pub(super) gated: Vec<Gated>,
+}
+
+impl Coordinator {
+    pub(super) fn note_event(&mut self, key: &AttemptKey, kind: EventKind) {
+        self.records.push(Record::Event { key: key.clone(), time_ms: self.now_ms, kind });
+    }
+
+    /// Hands what was recorded to the store; the ticket under which all that was ever recorded will be durable.
+    pub(super) fn commit(&mut self) -> u64 {
+        if !self.records.is_empty() {
+            self.last_ticket += 1;
+            let records = std::mem::take(&mut self.records);
+            self.undecided.insert(self.last_ticket, records.iter().filter_map(Record::without_take).collect());
+            self.effects.push(Effect::Commit { ticket: self.last_ticket, records });
+        }
+        self.last_ticket
+    }
+
+    /// Holds `what` until `ticket` is durable and all that was gated before has gone.
+    pub(super) fn gate(&mut self, ticket: u64, what: Gated) {
+        self.gated.push_back((ticket, what));
+        self.release(0);
+    }
+
+    pub(super) fn release(&mut self, ticket: u64) {
+        self.durable = self.durable.max(ticket);
+        self.undecided.retain(|undecided, _| *undecided > self.durable);
+        while let Some((_, what)) = self.gated.pop_front_if(|(ticket, _)| *ticket <= self.durable) {
+            match what {
+                Gated::Answer(answer) => self.effects.push(answer),
+                Gated::Start(key) => self.begin(&key),
+                Gated::Recorded(key) => self.change_desired(&key, |desired| desired.may_clean = true),
+                Gated::Taken { poll, offer_id, key } => self.confirm(poll, offer_id, &key),
+            }
+        }
+    }
+
+    fn begin(&mut self, key: &AttemptKey) {
+        let Some(attempt) = self.roster.find_mut(key) else {
+            return;
+        };
+        if self.shutdown.is_some() {
+            // Nothing of it has begun: it is the next start's.
+            attempt.has_thread = false;
+            return;
+        }
+        let start = Effect::Start { spec: Box::new(attempt.spec.clone()), marks: Marks::default(), is_adoption: false };
+        self.effects.push(start);
+        if attempt.desired != Desired::default() {
+            self.effects.push(Effect::SetDesired { key: key.clone(), desired: attempt.desired.clone() });
+        }
+    }
+
+    pub(super) fn confirm(&mut self, poll: u64, offer_id: u64, key: &AttemptKey) {
+        if let Some(attempt) = self.roster.find_mut(key).filter(|attempt| attempt.phase == Phase::Received) {
+            attempt.phase = Phase::Queued;
+            attempt.phase_since_ms = self.now_ms;
+            info!("took attempt {key}");
+        }
+        if let Some(state) = self.polls.get_mut(&poll) {
+            state.undecided -= 1;
+            state.taken.push(offer_id);
+        }
+        self.settle(poll);
+    }
+
+    /// Nothing of a failed ticket may be acted on. A new attempt is refused; what concerns one that was taken before is
+    /// tried again with each tick, so that no final report is lost.
+    pub(super) fn fail_ticket(&mut self, failed: u64, reason: &str) {
+        warn!("the store could not write: {reason}");
+        self.store_trouble = Some(reason.to_owned());
+        let mut again = Retry { records: self.undecided.remove(&failed).unwrap_or_default(), gated: Vec::new() };
+        for (ticket, what) in std::mem::take(&mut self.gated) {
+            match what {
+                what if ticket != failed => self.gated.push_back((ticket, what)),
+                Gated::Taken { poll, offer_id, key } => {
+                    self.roster.remove(&key);
+                    again.records.retain(|record| record.key() != &key);
+                    self.refuse(poll, offer_id, "storage", format!("the node can't write to its disk: {reason}"));
+                    self.settle(poll);
+                }
+                what => again.gated.push(what),
+            }
+        }
+        self.retries.push(again);
+        self.release(0);
+    }
+
+    pub(super) fn retry_commits(&mut self) {
+        for retry in std::mem::take(&mut self.retries) {
+            self.records.extend(retry.records);
+            let ticket = self.commit();
+            for what in retry.gated {
+                self.gate(ticket, what);
+            }
+        }
+    }
+}
