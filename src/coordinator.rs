@@ -185,7 +185,7 @@ impl Coordinator {
         };
         let attempt = self.roster.add(held.spec, phase, self.now_ms);
         attempt.marks = held.marks;
-        attempt.report = held.report;
+        attempt.end = held.report.map(|report| view::history_row(&attempt.spec, &report, self.now_ms));
         let key = attempt.spec.key.clone();
         let stop = attempt.marks.stop.clone().filter(|_| !is_over);
         if has_begun && !is_over {
@@ -329,7 +329,7 @@ impl Coordinator {
         attempt.phase = Phase::Reporting;
         attempt.phase_since_ms = self.now_ms;
         attempt.detail = "waits for the master to take the result".to_owned();
-        attempt.report = Some(FinalReport { tail: Vec::new(), ..report.clone() });
+        attempt.end = Some(view::history_row(&attempt.spec, &report, self.now_ms));
         self.note_event(key, EventKind::Final(Box::new(report)));
         let ticket = self.commit();
         self.gate(ticket, Gated::Recorded(key.clone()));
@@ -341,7 +341,7 @@ impl Coordinator {
         };
         attempt.is_delivered = true;
         attempt.phase = Phase::Delivered;
-        if let Some(row) = view::history_row(attempt, self.now_ms) {
+        if let Some(row) = attempt.end.clone() {
             self.view.history.insert(0, row);
             self.view.history.truncate(MAX_HISTORY);
         }

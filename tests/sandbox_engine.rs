@@ -367,6 +367,40 @@ fn a_container_that_ended_while_nobody_watched_gives_all_of_its_output() {
     assert_eq!(report.tail, b"last\n");
 }
 
+/// Lets go of a running task, and takes it over as the next start of the worker would.
+fn restart<T>(node: &Node, mut task: Running<'_>, then: impl FnOnce(Running<'_>) -> T) -> T {
+    task.set(Desired { must_leave: true, ..Desired::default() });
+    task.wait_for(|news| *news == TaskNews::Left);
+    let (spec, marks) = (task.spec.clone(), task.marks.clone());
+    drop(task);
+    node.store.clone().close();
+    let next = Node::open(node.dir.clone());
+    then(next.resume(spec, marks, Beginning::Adoption))
+}
+
+#[test]
+fn a_timeout_that_had_struck_is_remembered_over_a_restart() {
+    let node = Node::new("struck");
+    let program =
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf')\ntime.sleep(600)\n";
+    let offer = Offer { timeout_ms: 1_000, grace_ms: Some(60_000), ..python("struck", program) };
+    let mut task = node.start(&offer);
+    task.wait_for(|news| matches!(news, TaskNews::Phase(Phase::Stopping, _)));
+    let report = restart(&node, task, |mut adopted| adopted.finish());
+    assert_eq!((report.outcome, report.exit_code), (Outcome::TimedOut, Some(137)), "{report:?}");
+}
+
+#[test]
+fn a_frozen_container_that_is_taken_over_goes_on() {
+    let node = Node::new("frozen");
+    let mut task = node.start(&python("frozen", "import time\nprint('up')\ntime.sleep(4)\n"));
+    task.wait_for_output("up");
+    task.set(Desired { is_paused: true, ..Desired::default() });
+    task.wait_for(|news| matches!(news, TaskNews::Phase(Phase::Paused, _)));
+    let report = restart(&node, task, |mut adopted| adopted.finish());
+    assert_eq!(report.outcome, Outcome::Succeeded, "{report:?}");
+}
+
 /// Until the engine's log of the container has the text.
 fn wait_for_log(docker: &Docker, container: &str, text: &str) {
     let options = LogOptions { stdout: true, stderr: true, ..LogOptions::default() };

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Coordinator;
 use crate::node::id::AttemptKey;
+use crate::node::record::FinalReport;
 use crate::node::resources::Resources;
 use crate::node::reward;
 use crate::node::roster::Attempt;
@@ -89,12 +90,11 @@ fn attempt_view(attempt: &Attempt) -> AttemptView {
     }
 }
 
-pub(super) fn history_row(attempt: &Attempt, now_ms: u64) -> Option<HistoryRow> {
-    let report = attempt.report.as_ref()?;
-    Some(HistoryRow {
-        key: attempt.spec.key.clone(),
-        owner: attempt.spec.owner.clone(),
-        image: attempt.spec.image.to_string(),
+pub(super) fn history_row(spec: &TaskSpec, report: &FinalReport, now_ms: u64) -> HistoryRow {
+    HistoryRow {
+        key: spec.key.clone(),
+        owner: spec.owner.clone(),
+        image: spec.image.to_string(),
         outcome: report.outcome,
         exit_code: report.exit_code,
         reason: report.reason.clone(),
@@ -103,5 +103,5 @@ pub(super) fn history_row(attempt: &Attempt, now_ms: u64) -> Option<HistoryRow> 
         finished_ms: now_ms,
         output_files: report.outputs.len() as u64,
         output_bytes: report.outputs.iter().map(|file| file.size).sum(),
-    })
+    }
 }

@@ -71,6 +71,11 @@ impl Error {
         matches!(self, Error::Refused { status: 304, .. })
     }
 
+    /// The engine can't be reached or does not answer in time: the same call may go through later.
+    pub fn is_away(&self) -> bool {
+        self.is_unreachable() || matches!(self, Error::Timeout { .. })
+    }
+
     /// Nobody is at the socket: the engine is away or was never there.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Error::Unreachable { .. })

@@ -47,6 +47,8 @@ pub struct Marks {
     pub started_boot_ms: Option<u64>,
     /// Time spent paused by the node, in milliseconds.
     pub paused_ms: u64,
+    /// The worker's own reason to end it, such as its timeout: outcome and words. Set before the first signal.
+    pub ending: Option<(Outcome, String)>,
     /// The order to stop it, once there is one. The coordinator's: a task's thread leaves it as it is.
     pub stop: Option<StopOrder>,
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::id::AttemptKey;
 use super::order::{Desired, Look, Marks};
-use super::record::{FinalReport, Phase};
+use super::record::Phase;
 use super::resources::Resources;
+use super::snapshot::HistoryRow;
 use super::spec::TaskSpec;
 
 /// Attempts that wait for resources here. The master has more patience than the node has memory.
@@ -32,8 +33,8 @@ pub struct Attempt {
     pub marks: Marks,
     /// Last look.
     pub look: Look,
-    /// The final report, without its tail, once there is one.
-    pub report: Option<FinalReport>,
+    /// What stays of it, once there is a final report.
+    pub end: Option<HistoryRow>,
     /// The master has all of it.
     pub is_delivered: bool,
 }
@@ -41,7 +42,7 @@ pub struct Attempt {
 impl Attempt {
     /// Whether it still has a final report to come.
     pub fn is_open(&self) -> bool {
-        self.report.is_none()
+        self.end.is_none()
     }
 
     /// Whether the ledger reserves its limits: from its start until its container is gone.
@@ -70,7 +71,7 @@ impl Roster {
             has_thread: false,
             marks: Marks::default(),
             look: Look::default(),
-            report: None,
+            end: None,
             is_delivered: false,
             spec,
         };

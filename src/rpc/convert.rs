@@ -3,13 +3,17 @@
 use prost::Message;
 use ring::digest::{SHA256, digest};
 
-use super::schema;
+use super::{schema, wire};
 use crate::node::id::{AttemptKey, Id};
 use crate::node::offer::Offer;
 use crate::node::record::{Event, EventKind, FinalReport, Outcome, Phase, Piece, PieceContent, Usage};
 use crate::node::resources::Resources;
 use crate::node::snapshot::{HostSample, NodeState, Snapshot};
 use crate::node::spec::FieldError;
+
+/// Fields of an assignment, counted before anything is made of them: words, variables and patterns have limits of their
+/// own, below this together.
+const MAX_ASSIGNMENT_FIELDS: usize = 4_096;
 
 /// The contract's form of a key.
 pub fn key_message(key: &AttemptKey) -> schema::AttemptKey {
@@ -57,6 +61,10 @@ pub fn offer(assignment: schema::Assignment) -> Offer {
 /// says.
 pub fn decode_offer(bytes: &[u8]) -> Result<Offer, FieldError> {
     let refuse = |field: &str, reason: String| FieldError { field: field.to_owned(), reason };
+    if !wire::has_at_most(bytes, MAX_ASSIGNMENT_FIELDS) {
+        let reason = format!("has more than {MAX_ASSIGNMENT_FIELDS} fields, words of command, env and outputs counted");
+        return Err(refuse("assignment", reason));
+    }
     let assignment =
         schema::Assignment::decode(bytes).map_err(|error| refuse("assignment", format!("can't be read: {error}")))?;
     if assignment.key.is_none() {

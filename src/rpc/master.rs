@@ -10,7 +10,7 @@ use prost::Message;
 use super::convert;
 use super::key::NodeKey;
 use super::lane::{Lane, LaneEvent};
-use super::schema;
+use super::{schema, wire};
 use crate::grpc::{CallError, CallId, Code, Metadata, Processed, Request};
 use crate::h2::Instant;
 use crate::node::id::AttemptKey;
@@ -41,6 +41,9 @@ const MAX_ASSIGNMENTS_ANSWER: usize = 32 << 20;
 const MAX_ORDERS: usize = 1_000;
 /// Of a cancellation's reason, which goes into the final report: that must stay below the limit of a call.
 const MAX_REASON_BYTES: usize = 1 << 10;
+
+/// Fields of an answer, counted before anything is made of them: more than all offers and orders that are read.
+const MAX_ANSWER_FIELDS: usize = 8_192;
 
 /// Who the node says it is.
 pub struct Introduction {
@@ -363,6 +366,9 @@ fn read(id: CallId, kind: Kind, body: &[u8]) -> MasterEvent {
 }
 
 fn decode<M: Message + Default>(body: &[u8]) -> Result<M, String> {
+    if !wire::has_at_most(body, MAX_ANSWER_FIELDS) {
+        return Err(format!("the master's answer has more than {MAX_ANSWER_FIELDS} fields"));
+    }
     M::decode(body).map_err(|error| format!("the master's answer can't be read: {error}"))
 }
 

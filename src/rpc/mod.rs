@@ -13,5 +13,6 @@ pub mod server;
 pub mod tls;
 mod transport;
 mod wake;
+mod wire;
 
 pub use wake::Waker;

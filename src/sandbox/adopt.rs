@@ -30,7 +30,9 @@ impl Task {
         let mut writers = self.writers()?;
         let tail = Tail::default();
         let mut run = Run::adopted(started, now, &found, tail.clone());
+        self.resume_stop(&mut run);
         if found.state.running {
+            self.thaw_found(&found)?;
             let (stream, stop) = self.attach_after_gap(&mut writers, &tail, recorded)?;
             self.capture(&mut run, stream, stop, writers)?;
             self.tell(TaskNews::Phase(Phase::Running, "adopted after a restart of the worker".to_owned()));
@@ -44,7 +46,7 @@ impl Task {
 
     fn find_container(&self) -> Step<Option<ContainerInspect>> {
         let name = self.name.clone();
-        match self.engine(move |docker| docker.inspect_container(&name))? {
+        match self.engine_patiently(move |docker| docker.inspect_container(&name))? {
             Ok(found) => Ok(self.is_ours(&found.config.labels).then_some(found)),
             Err(error) if error.is_not_found() && self.marks.started_boot_ms.is_none() => Ok(None),
             Err(error) if error.is_not_found() => {
@@ -52,6 +54,18 @@ impl Task {
                 Err(Break::End(Outcome::NodeFault, reason))
             }
             Err(error) => Err(fault(&error)),
+        }
+    }
+
+    /// The engine attaches to no frozen container. One that is to stay so is frozen again at once.
+    fn thaw_found(&self, found: &ContainerInspect) -> Step<()> {
+        if !found.state.paused {
+            return Ok(());
+        }
+        let name = self.name.clone();
+        match self.engine_patiently(move |docker| docker.unpause_container(&name))? {
+            Err(error) if !(error.is_not_found() || error.is_conflict()) => Err(fault(&error)),
+            _ => Ok(()),
         }
     }
 
@@ -79,7 +93,7 @@ impl Task {
     /// `None` also where the log can't be read: then there is only a gap.
     fn read_log(&self) -> Step<Option<Log>> {
         let name = self.name.clone();
-        Ok(self.engine(move |docker| Log::read(docker, &name))?.unwrap_or(None))
+        Ok(self.engine_patiently(move |docker| Log::read(docker, &name))?.unwrap_or(None))
     }
 
     fn tell_gap(&self, is_filled: bool) {

@@ -12,6 +12,8 @@ use crate::docker::Docker;
 
 /// Between two looks at the free room.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two answers of the engine, which walks all volumes for each.
+pub const ASK_EVERY: Duration = Duration::from_secs(10);
 /// Below this the machine itself is in danger, whoever wrote.
 const RESERVE_BYTES: u64 = 256 << 20;
 /// Loss of room after which the folder is measured: an eighth of the limit, at most this.
@@ -43,12 +45,18 @@ pub struct DiskWatch {
 }
 
 impl DiskWatch {
-    /// A watch over `volume`. Without a folder that can be looked into there is only the engine's own count.
-    pub fn new(docker: &Docker, volume: &str, limit: u64) -> Self {
-        let folder = docker.inspect_volume(volume).ok().map(|volume| PathBuf::from(volume.mountpoint));
-        let folder = folder.filter(|folder| fs::read_dir(folder).is_ok());
+    /// A watch over `volume`; `None` while the engine does not tell where it is. Without a folder that can be looked into
+    /// there is only the engine's own count.
+    pub fn new(docker: &Docker, volume: &str, limit: u64) -> Option<Self> {
+        let folder = PathBuf::from(docker.inspect_volume(volume).ok()?.mountpoint);
+        let folder = fs::read_dir(&folder).is_ok().then_some(folder);
         let free_at_measure = folder.as_deref().and_then(free_bytes).unwrap_or(u64::MAX);
-        Self { volume: volume.to_owned(), folder, limit, free_at_measure }
+        Some(Self { volume: volume.to_owned(), folder, limit, free_at_measure })
+    }
+
+    /// Until the next look.
+    pub fn interval(&self) -> Duration {
+        if self.folder.is_some() { LOOK_EVERY } else { ASK_EVERY }
     }
 
     /// One look.

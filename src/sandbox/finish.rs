@@ -19,7 +19,9 @@ const MAX_COLLECTIONS: u32 = 3;
 /// ... and the pause between them.
 const COLLECTION_PAUSE: Duration = Duration::from_secs(2);
 /// Tries to remove what the engine says is in use: a mount may linger for a moment.
-const MAX_REMOVALS: u32 = 20;
+const MAX_REMOVALS: u32 = 10;
+/// Before the first next try; each further one waits longer by this.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(200);
 
 impl Task {
     /// Reads the output files and makes the report. Whatever fails here is said in the report, which is made anyway; only
@@ -85,30 +87,27 @@ impl Task {
         })
     }
 
-    /// Removes container, helper and volume; what could not be, in words. Tries until the engine answers.
+    /// Removes container, helper and volume; what could not be, in words. Tries until the engine answers, or until the
+    /// worker lets go: then the next start removes the rest.
     pub fn clean(&self) -> Option<String> {
-        let helper = format!("{}-owner", self.name);
+        let (container, helper, volume) = (self.name.clone(), format!("{}-owner", self.name), self.name.clone());
         let removals = [
-            self.remove(&|docker| docker.remove_container(&self.name)),
-            self.remove(&|docker| docker.remove_container(&helper)),
-            self.remove(&|docker| docker.remove_volume(&self.name)),
+            self.remove(move |docker| docker.remove_container(&container)),
+            self.remove(move |docker| docker.remove_container(&helper)),
+            self.remove(move |docker| docker.remove_volume(&volume)),
         ];
         let troubles: Vec<String> = removals.into_iter().filter_map(Result::err).collect();
         (!troubles.is_empty()).then(|| troubles.join("; "))
     }
 
-    fn remove(&self, remove: &dyn Fn(&Docker) -> Result<Change, Error>) -> Result<(), String> {
-        let mut pause = Duration::from_millis(100);
+    fn remove(&self, remove: impl Fn(&Docker) -> Result<Change, Error> + Clone + Send + 'static) -> Result<(), String> {
+        let left = |_| "the worker ended before".to_owned();
         for attempt in 1.. {
-            match remove(&self.context.docker) {
+            match self.engine_patiently(remove.clone()).map_err(left)? {
                 Ok(_) => return Ok(()),
                 Err(error) if attempt >= MAX_REMOVALS => return Err(error.to_string()),
-                Err(error) if self.desired.latest().must_leave => return Err(error.to_string()),
-                Err(_) => {}
+                Err(_) => self.wait_unless(&|| self.leave_order(), REMOVAL_PAUSE * attempt).map_err(left)?,
             }
-            // The stop order that may stand has been carried out: only an order to leave cuts this short, at the next try.
-            let _ = self.wake.recv_timeout(pause);
-            pause = (pause * 2).min(Duration::from_secs(5));
         }
         Ok(())
     }

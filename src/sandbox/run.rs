@@ -6,12 +6,13 @@ use crossbeam_channel::{after, never, select};
 
 use super::body::check_read_back;
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
-use super::disk::{self, DiskWatch, Finding};
+use super::disk::{self, DiskWatch};
 use super::gauge::Gauge;
 use super::step::{Break, Step, fault};
+use super::stop::Stopping;
 use super::task::{Ended, Task};
 use super::verdict::{Circumstances, KILLED, judge, parse_time};
-use crate::docker::{ContainerInspect, CreateBody, Error, OutputStream, Stop};
+use crate::docker::{ContainerInspect, CreateBody, Docker, OutputStream, Stop};
 use crate::node::order::{Look, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
 
@@ -19,6 +20,8 @@ use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Longest pause between two tries to attach again.
 const MAX_ATTACH_PAUSE: Duration = Duration::from_secs(60);
+/// Before a start is tried again that found no engine.
+const START_PAUSE: Duration = Duration::from_secs(1);
 /// Output may still be in the pipes when the container has ended. It is waited for while it flows.
 const DRAIN_IDLE: Duration = Duration::from_secs(5);
 /// Looks at a container that was killed by somebody, to tell whether it is being removed ...
@@ -33,20 +36,19 @@ pub struct Run {
     capture: Option<Capture>,
     idle_writers: Option<Writers>,
     tail: Tail,
-    started: Duration,
+    pub(super) started: Duration,
     /// Frozen since.
-    paused_at: Option<Duration>,
-    circumstances: Circumstances,
-    /// When SIGKILL is due; absent before SIGTERM and after SIGKILL.
-    kill_at: Option<Duration>,
+    pub(super) paused_at: Option<Duration>,
+    pub(super) circumstances: Circumstances,
+    pub(super) stopping: Option<Stopping>,
     next_look: Duration,
     /// The last look found no engine.
     is_engine_away: bool,
     seen_engine_news: u64,
     next_attach: Duration,
     attach_pause: Duration,
-    disk: Option<DiskWatch>,
-    next_disk_look: Duration,
+    pub(super) disk: Option<DiskWatch>,
+    pub(super) next_disk_look: Duration,
     gauge: Option<Gauge>,
     has_memory_alert: bool,
 }
@@ -61,7 +63,7 @@ impl Run {
             started,
             paused_at: None,
             circumstances: Circumstances::default(),
-            kill_at: None,
+            stopping: None,
             next_look: now + LOOK_EVERY,
             is_engine_away: false,
             seen_engine_news: 0,
@@ -96,29 +98,49 @@ enum Sight {
 impl Task {
     /// Attaches, then starts: not a byte of output is before the attachment.
     pub fn launch(&mut self, body: &CreateBody) -> Step<Run> {
-        let writers = self.writers()?;
-        let mut run = Run::new((self.context.clock)(), (self.context.clock)());
-        self.attach(&mut run, writers)?;
-        let name = self.name.clone();
-        let started = self.call(&Stop::new(), move |docker| docker.start_container(&name));
-        let result = match started {
-            Ok(Ok(_)) => self.read_back(body),
-            Ok(Err(error)) => Err(fault(&error)),
-            Err(interruption) => Err(interruption),
-        };
-        let found = match result {
-            Ok(found) => found,
+        let now = (self.context.clock)();
+        let mut run = Run::new(now, now);
+        run.idle_writers = Some(self.writers()?);
+        match self.start_attached(&mut run, body) {
+            Ok(found) => {
+                let now = (self.context.clock)();
+                run.started = now;
+                run.gauge = Some(Gauge::new(found.state.pid, &found.id, now, now));
+                self.mark_start(now);
+                self.tell(TaskNews::Phase(Phase::Running, String::new()));
+                Ok(run)
+            }
             Err(reason) => {
                 self.end_capture(&mut run, Duration::ZERO);
-                return Err(reason);
+                Err(reason)
             }
-        };
-        let now = (self.context.clock)();
-        run.started = now;
-        run.gauge = Some(Gauge::new(found.state.pid, &found.id, now, now));
-        self.mark_start(now);
-        self.tell(TaskNews::Phase(Phase::Running, String::new()));
-        Ok(run)
+        }
+    }
+
+    /// An engine that goes away between the two steps takes the attachment along: both are done again.
+    fn start_attached(&self, run: &mut Run, body: &CreateBody) -> Step<ContainerInspect> {
+        loop {
+            if let Some(writers) = run.idle_writers.take() {
+                let (stream, stop) = match self.open_output() {
+                    Ok(output) => output,
+                    Err(reason) => {
+                        run.idle_writers = Some(writers);
+                        return Err(reason);
+                    }
+                };
+                self.capture(run, stream, stop, writers)?;
+            }
+            let name = self.name.clone();
+            match self.call(&Stop::new(), move |docker| docker.start_container(&name))? {
+                Ok(_) => return self.read_back(body),
+                Err(error) if error.is_away() => {
+                    self.tell(TaskNews::Detail(format!("waits for the engine: {error}")));
+                    self.release_capture(run);
+                    self.wait(START_PAUSE)?;
+                }
+                Err(error) => return Err(fault(&error)),
+            }
+        }
     }
 
     fn mark_start(&mut self, started: Duration) {
@@ -151,11 +173,14 @@ impl Task {
         }
     }
 
-    /// The container's output from now on, and what releases it.
+    /// The container's output from now on, and what releases it. Waits for an engine that is away.
     pub fn open_output(&self) -> Step<(OutputStream, Stop)> {
-        let (name, stop) = (self.name.clone(), Stop::new());
-        let stream = self.call(&stop, move |docker| docker.attach(&name))?.map_err(|error| fault(&error))?;
-        Ok((stream, stop))
+        let name = self.name.clone();
+        let attach = move |docker: &Docker| {
+            let stop = Stop::new();
+            docker.with_stop(&stop).attach(&name).map(|stream| (stream, stop))
+        };
+        self.engine_patiently(attach)?.map_err(|error| fault(&error))
     }
 
     /// Starts the output thread.
@@ -201,16 +226,11 @@ impl Task {
         } else if now >= self.timeout_at(run, now) {
             let reason = format!("ran longer than {} s", self.spec.timeout.as_secs_f64());
             self.begin_stop(run, Outcome::TimedOut, &reason, self.spec.grace);
-        } else {
+        } else if run.stopping.is_none() {
             self.freeze(run, desired.is_paused, now);
-        }
-        if run.kill_at.is_some_and(|at| now >= at) {
-            run.kill_at = None;
-            self.signal("SIGKILL");
-        }
-        if now >= run.next_disk_look && run.circumstances.stopping.is_none() {
             self.look_at_disk(run, now);
         }
+        self.press(run, now);
         let has_news = desired.engine_news != run.seen_engine_news;
         run.seen_engine_news = desired.engine_news;
         if has_news || now >= run.next_look {
@@ -224,80 +244,9 @@ impl Task {
         Ok(None)
     }
 
-    /// A task that fills the disk is frozen before anything else, and gets no grace in which it could go on.
-    fn look_at_disk(&self, run: &mut Run, now: Duration) {
-        run.next_disk_look = now + disk::LOOK_EVERY;
-        let docker = &self.context.quick_docker;
-        let limit = self.spec.disk_bytes;
-        let watch = run.disk.get_or_insert_with(|| DiskWatch::new(docker, &self.name, limit));
-        let (outcome, reason) = match watch.look(docker) {
-            Finding::Fine => return,
-            Finding::OverLimit(reason) => (Outcome::DiskLimit, reason),
-            Finding::Reserve(reason) => (Outcome::NodeFault, reason),
-        };
-        if run.paused_at.is_none() && docker.pause_container(&self.name).is_ok() {
-            run.paused_at = Some(now);
-        }
-        self.tell(TaskNews::Phase(Phase::Stopping, reason.clone()));
-        run.circumstances.stopping = Some((outcome, reason));
-        self.signal("SIGKILL");
-        self.thaw(run);
-    }
-
-    /// A frozen process sees no signal.
-    fn thaw(&self, run: &mut Run) {
-        if run.paused_at.take().is_some() {
-            match self.context.quick_docker.unpause_container(&self.name) {
-                Err(error) if error.is_not_found() || error.is_conflict() => {}
-                result => self.tell_failure("unpause", result),
-            }
-        }
-    }
-
     fn timeout_at(&self, run: &Run, now: Duration) -> Duration {
         let frozen = run.paused_at.map_or(Duration::ZERO, |since| now.saturating_sub(since));
         run.started + self.spec.timeout + Duration::from_millis(self.marks.paused_ms) + frozen
-    }
-
-    fn begin_stop(&self, run: &mut Run, outcome: Outcome, reason: &str, grace: Duration) {
-        if run.circumstances.stopping.is_some() {
-            return;
-        }
-        self.tell(TaskNews::Phase(Phase::Stopping, reason.to_owned()));
-        run.circumstances.stopping = Some((outcome, reason.to_owned()));
-        run.kill_at = Some((self.context.clock)() + grace);
-        self.signal("SIGTERM");
-        self.thaw(run);
-    }
-
-    fn signal(&self, signal: &str) {
-        match self.context.quick_docker.kill_container(&self.name, signal) {
-            Err(error) if error.is_not_found() || error.is_conflict() => {}
-            result => self.tell_failure(signal, result),
-        }
-    }
-
-    fn tell_failure(&self, what: &str, result: Result<(), Error>) {
-        if let Err(error) = result {
-            self.tell(TaskNews::Alert(format!("{what} failed: {error}")));
-        }
-    }
-
-    fn freeze(&mut self, run: &mut Run, is_wanted: bool, now: Duration) {
-        let docker = &self.context.quick_docker;
-        match (run.paused_at, is_wanted) {
-            (None, true) if docker.pause_container(&self.name).is_ok() => {
-                run.paused_at = Some(now);
-                self.tell(TaskNews::Phase(Phase::Paused, "paused by the node".to_owned()));
-            }
-            (Some(since), false) if docker.unpause_container(&self.name).is_ok() => {
-                run.paused_at = None;
-                let frozen = millis(now.saturating_sub(since));
-                self.mark(|marks| marks.paused_ms = marks.paused_ms.saturating_add(frozen));
-                self.tell(TaskNews::Phase(Phase::Running, String::new()));
-            }
-            _ => {}
-        }
     }
 
     fn look(&mut self, run: &mut Run, now: Duration) -> Sight {
@@ -319,7 +268,7 @@ impl Task {
                 return Sight::Runs;
             }
         }
-        if run.capture.is_none() && now >= run.next_attach {
+        if run.capture.is_none() && run.paused_at.is_none() && now >= run.next_attach {
             self.attach_again(run, now);
         }
         Sight::Runs
@@ -344,12 +293,11 @@ impl Task {
         let Some(gauge) = &mut run.gauge else { return };
         let Some(told) = gauge.read(&self.context.quick_docker, &self.name, now) else { return };
         let usage = gauge.usage;
-        let limit = self.spec.memory_bytes.saturating_mul(MEMORY_ALERT_PERCENT);
-        let is_high = usage.memory_bytes.saturating_mul(100) >= limit;
-        if is_high && !run.has_memory_alert {
+        let percent = usage.memory_bytes.saturating_mul(100) / self.spec.memory_bytes.max(1);
+        // Once for each attempt: a task that moves around the mark must not fill its record.
+        if percent >= MEMORY_ALERT_PERCENT && !std::mem::replace(&mut run.has_memory_alert, true) {
             self.tell(TaskNews::Alert(format!("uses {MEMORY_ALERT_PERCENT} % of its memory limit")));
         }
-        run.has_memory_alert = is_high;
         let frozen = Duration::from_millis(self.marks.paused_ms);
         self.tell(TaskNews::Usage(Look {
             usage,
@@ -361,16 +309,16 @@ impl Task {
 
     /// Waits for a wish, the end of the output, or the next thing that is due.
     fn rest(&self, run: &mut Run, now: Duration) {
-        let timeout = match run.circumstances.stopping {
+        let timeout = match run.stopping {
             None if run.paused_at.is_none() => self.timeout_at(run, now),
             _ => Duration::MAX,
         };
-        let disk_look = match run.circumstances.stopping {
-            None => run.next_disk_look,
-            Some(_) => Duration::MAX,
+        let (disk_look, signal) = match &run.stopping {
+            None => (run.next_disk_look, Duration::MAX),
+            Some(stopping) => (Duration::MAX, stopping.next_signal()),
         };
         let reading = run.gauge.as_ref().map_or(Duration::MAX, Gauge::next);
-        let due = [run.next_look, run.kill_at.unwrap_or(Duration::MAX), disk_look, reading, timeout];
+        let due = [run.next_look, signal, disk_look, reading, timeout];
         let due = due.into_iter().min().unwrap_or(now);
         let silent = never();
         let ended = run.capture.as_ref().map_or(&silent, |capture| &capture.ended);
@@ -393,20 +341,25 @@ impl Task {
 
     /// Lets the capture come to its end for as long as output flows, then closes the streams.
     fn end_capture(&self, run: &mut Run, patience: Duration) {
-        if let Some(capture) = run.capture.take() {
+        if let Some(capture) = &run.capture {
             let mut total = run.tail.total();
-            let end = loop {
-                if let Ok(end) = capture.ended.recv_timeout(patience) {
-                    break Some(end);
+            while !patience.is_zero() {
+                select! {
+                    recv(capture.ended) -> end => {
+                        run.idle_writers = end.ok().map(|end| end.writers);
+                        run.capture = None;
+                        break;
+                    }
+                    default(patience) => {
+                        if run.tail.total() == total {
+                            break;
+                        }
+                        total = run.tail.total();
+                    }
                 }
-                if patience.is_zero() || run.tail.total() == total {
-                    capture.release();
-                    break capture.ended.recv().ok();
-                }
-                total = run.tail.total();
-            };
-            run.idle_writers = end.map(|end| end.writers);
+            }
         }
+        self.release_capture(run);
         if let Some(Writers { stdout, stderr }) = run.idle_writers.take() {
             let dropped = stdout.dropped() + stderr.dropped();
             if dropped > 0 {
@@ -414,6 +367,14 @@ impl Task {
             }
             stdout.close();
             stderr.close();
+        }
+    }
+
+    /// Ends the output thread at once; the writers come back.
+    fn release_capture(&self, run: &mut Run) {
+        if let Some(capture) = run.capture.take() {
+            capture.release();
+            run.idle_writers = capture.ended.recv().ok().map(|end| end.writers);
         }
     }
 

@@ -107,7 +107,7 @@ impl Task {
         &self,
         job: impl Fn(&Docker) -> Result<T, Error> + Clone + Send + 'static,
     ) -> Step<Result<T, Error>> {
-        self.engine_unless(&|| self.interruption(), job)
+        self.engine_unless(&|| self.interruption(), &|| self.interruption(), job)
     }
 
     /// As [`Self::engine`], for a call that makes something: a stop order waits for its answer, since what the engine
@@ -116,19 +116,28 @@ impl Task {
         &self,
         job: impl Fn(&Docker) -> Result<T, Error> + Clone + Send + 'static,
     ) -> Step<Result<T, Error>> {
-        self.engine_unless(&|| self.leave_order(), job)
+        self.engine_unless(&|| self.leave_order(), &|| self.interruption(), job)
+    }
+
+    /// As [`Self::engine`], where a stop order must not keep the thread from what is at the engine.
+    pub fn engine_patiently<T: Send + 'static>(
+        &self,
+        job: impl Fn(&Docker) -> Result<T, Error> + Clone + Send + 'static,
+    ) -> Step<Result<T, Error>> {
+        self.engine_unless(&|| self.leave_order(), &|| self.leave_order(), job)
     }
 
     fn engine_unless<T: Send + 'static>(
         &self,
-        interruption: &dyn Fn() -> Option<Break>,
+        interrupts_call: &dyn Fn() -> Option<Break>,
+        interrupts_wait: &dyn Fn() -> Option<Break>,
         job: impl Fn(&Docker) -> Result<T, Error> + Clone + Send + 'static,
     ) -> Step<Result<T, Error>> {
         let mut pause = FIRST_PAUSE;
         let mut garbled = 0;
         loop {
-            let error = match self.call_unless(interruption, &Stop::new(), job.clone())? {
-                Err(error) if error.is_unreachable() || matches!(error, Error::Timeout { .. }) => error,
+            let error = match self.call_unless(interrupts_call, &Stop::new(), job.clone())? {
+                Err(error) if error.is_away() => error,
                 Err(error @ Error::Protocol { .. }) if garbled < MAX_GARBLED => {
                     garbled += 1;
                     error
@@ -136,7 +145,7 @@ impl Task {
                 result => return Ok(result),
             };
             self.tell(TaskNews::Detail(format!("waits for the engine: {error}")));
-            self.wait(pause)?;
+            self.wait_unless(interrupts_wait, pause)?;
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
