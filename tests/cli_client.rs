@@ -162,18 +162,18 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn each_outcome_has_its_exit_code() {
-    for (outcome, word, exit_code, expected) in [
-        ("succeeded", "Succeeded", json!(0), 0),
-        ("failed", "Failed", json!(3), 3),
-        ("failed", "Failed", json!(null), 126),
-        ("out_of_memory", "OutOfMemory", json!(0), 137),
-        ("timed_out", "TimedOut", json!(143), 124),
-        ("disk_limit", "DiskLimit", json!(null), 126),
-        ("cancelled", "Cancelled", json!(143), 130),
-        ("rejected", "Rejected", json!(null), 125),
-        ("node_fault", "NodeFault", json!(null), 125),
-        ("preempted", "Preempted", json!(null), 126),
-        ("superseded", "Superseded", json!(null), 126),
+    for (outcome, exit_code, expected) in [
+        ("Succeeded", json!(0), 0),
+        ("Failed", json!(3), 3),
+        ("Failed", json!(null), 126),
+        ("OutOfMemory", json!(0), 137),
+        ("TimedOut", json!(143), 124),
+        ("DiskLimit", json!(null), 126),
+        ("Cancelled", json!(143), 130),
+        ("Rejected", json!(null), 125),
+        ("NodeFault", json!(null), 125),
+        ("Preempted", json!(null), 126),
+        ("Superseded", json!(null), 126),
     ] {
         let scene = Scene::new(&format!("outcome-{outcome}-{expected}"));
         scene.ended(outcome, exit_code.clone(), json!([]));
@@ -182,7 +182,7 @@ fn each_outcome_has_its_exit_code() {
         let stdout = text(&output.stdout);
         let result: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
         let wanted = json!({
-            "task": "t1", "attempt": 1, "outcome": word, "exit_code": exit_code, "reason": "because",
+            "task": "t1", "attempt": 1, "outcome": outcome, "exit_code": exit_code, "reason": "because",
             "duration_ms": 1500, "peak_memory_bytes": 1048576, "cpu_ms": 700, "outputs": [], "cut": []
         });
         assert_eq!(result, wanted);
@@ -195,7 +195,7 @@ fn live_output_passes_through_byte_by_byte() {
     let bytes = "grün 🐝\n\x1b[31mred\x1b[0m\r\n".bytes().chain([0xff, 0, b'\n']).collect::<Vec<u8>>();
     scene.script.bytes("log stdout", 200, &bytes);
     scene.script.bytes("log stderr", 200, b"to stderr\n");
-    scene.ended("failed", json!(3), json!([]));
+    scene.ended("Failed", json!(3), json!([]));
     let output = scene.run(&["submit", "task", "--wait"]);
     assert_eq!(output.status.code(), Some(3));
     assert_eq!(output.stdout, bytes, "no terminal: nothing is changed");
@@ -212,7 +212,7 @@ fn control_characters_are_escaped_on_a_terminal() {
     // `script` gives a command a terminal; it is part of util-linux, which each Debian has.
     let scene = Scene::new("terminal");
     scene.script.bytes("log stdout", 200, "a\x1b]0;title\x07b 🐝\r\n".as_bytes());
-    scene.ended("succeeded", json!(0), json!([]));
+    scene.ended("Succeeded", json!(0), json!([]));
     let state = scene.path("state");
     let command = format!("{} submit task --wait --state {}", env!("CARGO_BIN_EXE_hivemind-worker"), state.display());
     let output = Command::new("script")
@@ -231,7 +231,7 @@ fn outputs_are_checked_and_saved() {
     let scene = Scene::new("outputs");
     let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     let file = |path: &str, sha256: &str| json!({"stream": 16, "path": path, "size": 3, "mode": 420, "sha256": sha256});
-    scene.ended("succeeded", json!(0), json!([file("output/a b?#.txt", abc)]));
+    scene.ended("Succeeded", json!(0), json!([file("output/a b?#.txt", abc)]));
     scene.script.bytes("GET /api/v1/submissions/t1/outputs/output/a%20b%3F%23.txt", 200, b"abc");
     let output = scene.run(&["submit", "task", "--wait", "--output", "out/deep", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -239,7 +239,7 @@ fn outputs_are_checked_and_saved() {
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(result["outputs"], json!([{"path": "output/a b?#.txt", "size": 3, "sha256": abc}]));
 
-    scene.ended("succeeded", json!(0), json!([file("output/bad", &abc.replace('b', "c")), file("output/good", abc)]));
+    scene.ended("Succeeded", json!(0), json!([file("output/bad", &abc.replace('b', "c")), file("output/good", abc)]));
     scene.script.bytes("GET /api/v1/submissions/t1/outputs/output/bad", 200, b"abc");
     scene.script.bytes("GET /api/v1/submissions/t1/outputs/output/good", 200, b"abc");
     let output = scene.run(&["submit", "task", "--wait", "--output", "out"]);
@@ -255,7 +255,7 @@ fn a_path_that_leads_out_is_refused() {
         let scene = Scene::new("traversal");
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         scene.ended(
-            "succeeded",
+            "Succeeded",
             json!(0),
             json!([{"stream": 16, "path": path, "size": 3, "mode": 420, "sha256": abc}]),
         );
@@ -413,7 +413,7 @@ fn a_worker_that_restarts_is_waited_for() {
     let (socket, aside) = (scene.path("state/control.sock"), scene.path("state/aside.sock"));
     std::fs::rename(&socket, &aside).unwrap();
     while !lines.next().unwrap().unwrap().contains("lost the worker") {}
-    scene.ended("succeeded", json!(0), json!([]));
+    scene.ended("Succeeded", json!(0), json!([]));
     std::fs::rename(&aside, &socket).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

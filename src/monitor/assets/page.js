@@ -331,18 +331,13 @@ function showTask(shown, task) {
   if (isAtEnd) text.scrollTop = text.scrollHeight;
 }
 
-function outcomeWord(outcome) {
-  const words = outcome.split('_').join(' ');
-  return words.charAt(0).toUpperCase() + words.slice(1);
-}
-
 function historyRow(row) {
   const line = make('tr');
-  const look = row.outcome === 'succeeded' ? 'good-text'
-    : ['cancelled', 'preempted', 'superseded'].includes(row.outcome) ? 'warn-text' : 'bad-text';
+  const look = row.outcome === 'Succeeded' ? 'good-text'
+    : ['Cancelled', 'Preempted', 'Superseded'].includes(row.outcome) ? 'warn-text' : 'bad-text';
   line.append(
     make('td', 'name', `${row.task} #${row.attempt}`),
-    make('td', look, outcomeWord(row.outcome)),
+    make('td', look, row.outcome),
     make('td', 'number', row.exit_code === null ? '–' : String(row.exit_code)),
     make('td', 'number', duration(row.duration_ms)),
     make('td', 'number', duration(row.usage.cpu_ms)),
@@ -358,7 +353,7 @@ let historyShown = '';
 
 function showHistory(history) {
   const wanted = byId('search').value.trim().toLowerCase();
-  const text = (row) => `${row.task} #${row.attempt} ${outcomeWord(row.outcome)} ${row.owner} ${row.image} ${row.reason}`;
+  const text = (row) => `${row.task} #${row.attempt} ${row.outcome} ${row.owner} ${row.image} ${row.reason}`;
   const rows = history.filter((row) => text(row).toLowerCase().includes(wanted));
   const key = JSON.stringify(rows.map((row) => [row.task, row.attempt, row.finished_ms]));
   if (key === historyShown) return;
