@@ -404,6 +404,19 @@ fn ctrl_c_acts_at_once_though_the_worker_hangs() {
 }
 
 #[test]
+fn the_reason_why_a_task_waits_is_told_when_it_changes() {
+    let scene = Scene::new("waits");
+    scene.view(json!({"phase": "waiting", "waits": "node n is paused by its owner"}));
+    let mut child = scene.command(&["submit", "task", "--wait"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    while lines.next().unwrap().unwrap() != "t1#1 waits: node n is paused by its owner" {}
+    scene.view(json!({"phase": "waiting", "waits": "all slots of node n are in use"}));
+    while lines.next().unwrap().unwrap() != "t1#1 waits: all slots of node n are in use" {}
+    scene.ended("Succeeded", json!(0), json!([]));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_worker_that_restarts_is_waited_for() {
     let scene = Scene::new("restart");
     scene.view(json!({}));

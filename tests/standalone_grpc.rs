@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use grpc_support::{Folder, PATIENCE, lane_to};
 use hivemind_worker::grpc::{CallError, Metadata, Request};
-use hivemind_worker::monitor::{SubmissionView, Submissions};
+use hivemind_worker::monitor::{Listed, SubmissionView, Submissions};
 use hivemind_worker::node::record::Outcome;
 use hivemind_worker::rpc::lane::Lane;
 use hivemind_worker::rpc::schema::task_result_request::Piece;
@@ -297,7 +297,7 @@ fn life(master: &Master, calls: &mut dyn Calls) {
     };
     assert_eq!(node.poll(&[], 25_000).cancellations[0].key.as_ref().unwrap().task_id, "stopped");
     canceller.join().unwrap().unwrap();
-    let names: Vec<String> = desk.list().into_iter().map(|view| view.task).collect();
+    let names: Vec<String> = desk.list(Listed::All, 1_000).into_iter().map(|view| view.task).collect();
     assert_eq!(names, ["stopped", "count"]);
 }
 
@@ -340,7 +340,7 @@ fn an_author_sees_a_wrong_field_at_once() {
         assert_eq!(at, field, "{task}: {message}");
         assert!(message.contains(words), "{task}: {message}");
     }
-    assert_eq!(desk.list(), []);
+    assert_eq!(desk.list(Listed::All, 1_000), []);
     let made = submit(&desk, json!({}), &[]).unwrap();
     assert!(made.starts_with("task-20") && made.len() == "task-20260101-01234567".len(), "{made}");
     submit(&desk, json!({"name": "twice"}), &[]).unwrap();

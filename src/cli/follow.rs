@@ -60,6 +60,7 @@ struct Follower<'a> {
     stderr: (u64, Sink<io::Stderr>),
     phase: String,
     detail: String,
+    waits: Option<String>,
     notes: usize,
     away_since: Option<Instant>,
 }
@@ -97,6 +98,7 @@ impl<'a> Follower<'a> {
             stderr: (0, Sink::stderr()),
             phase: String::new(),
             detail: String::new(),
+            waits: None,
             notes: 0,
             away_since: None,
         }
@@ -157,6 +159,12 @@ impl<'a> Follower<'a> {
         if view.phase != self.phase {
             self.phase.clone_from(&view.phase);
             tell(&format!("{} {}", self.key, view.phase));
+        }
+        if view.waits != self.waits {
+            if let Some(reason) = &view.waits {
+                tell(&format!("{} waits: {reason}", self.key));
+            }
+            self.waits.clone_from(&view.waits);
         }
         for note in view.notes.iter().skip(self.notes) {
             tell(&format!("{} note: {note}", self.key));

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::node::record::{Outcome, OutputFile, Usage};
+use crate::node::resources::Resources;
 use crate::node::snapshot::HistoryRow;
 
 /// A submitted task.
@@ -33,6 +34,21 @@ pub(super) struct SubmissionView {
     /// What a reader must know, oldest first.
     #[serde(default)]
     pub(super) notes: Vec<String>,
+    /// Why it waits for a node.
+    #[serde(default)]
+    pub(super) waits: Option<String>,
+    /// Whether the node knows nothing of it.
+    #[serde(default)]
+    pub(super) is_at_master: bool,
+    /// What it asks for.
+    #[serde(default)]
+    pub(super) limits: Resources,
+    /// When it came, milliseconds since 1970.
+    #[serde(default)]
+    pub(super) submitted_ms: u64,
+    /// When it ended.
+    #[serde(default)]
+    pub(super) finished_ms: u64,
 }
 
 /// A final report without the parts that only masters need.

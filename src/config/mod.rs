@@ -3,6 +3,7 @@
 //! Two stages: the layers are parsed each for itself, then resolved once into a [`Config`] that can't be wrong. Pure:
 //! what it must know of the machine comes in through [`Surroundings`].
 
+pub(crate) mod amount;
 mod error;
 mod file;
 mod flags;

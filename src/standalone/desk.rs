@@ -19,7 +19,7 @@ use super::gate::hex;
 use super::parts::{Part, Parts};
 use crate::config::taskfile::TaskFile;
 use crate::grpc::Code;
-use crate::monitor::{LogPart, OutputContent, SubmissionView, Submissions, SubmitError};
+use crate::monitor::{Listed, LogPart, OutputContent, SubmissionView, Submissions, SubmitError};
 use crate::node::id::{AttemptKey, Id};
 use crate::node::offer::Offer;
 use crate::node::record::{STDERR, STDOUT};
@@ -139,11 +139,19 @@ impl Submissions for Desk {
         self.submit_offer(offer)
     }
 
-    fn list(&self) -> Vec<SubmissionView> {
+    fn list(&self, which: Listed, limit: usize) -> Vec<SubmissionView> {
         let core = self.shared.lock();
         let mut latest: Vec<&Attempt> = core.latest_of_each();
-        latest.sort_by_key(|attempt| std::cmp::Reverse((attempt.meta.submitted_ms, attempt.version)));
-        latest.into_iter().map(view).collect()
+        let newest = |attempt: &Attempt| std::cmp::Reverse((attempt.meta.submitted_ms, attempt.version));
+        match which {
+            Listed::All => latest.sort_by_key(|attempt| newest(attempt)),
+            Listed::AtMaster => {
+                latest.retain(|attempt| attempt.is_at_master());
+                latest.sort_by_key(|attempt| (attempt.is_over(), newest(attempt)));
+            }
+        }
+        let blocker = core.blocker(self.shared.now());
+        latest.into_iter().take(limit).map(|attempt| view(&core, attempt, blocker)).collect()
     }
 
     fn view(&self, task: &str, seen_version: u64, wait: Duration) -> Option<SubmissionView> {
@@ -154,7 +162,7 @@ impl Submissions for Desk {
             let attempt = core.latest(&task)?;
             let left = until.saturating_duration_since(Instant::now());
             if attempt.version != seen_version || left.is_zero() {
-                return Some(view(attempt));
+                return Some(view(&core, attempt, core.blocker(self.shared.now())));
             }
             let woken = self.shared.changed.wait_timeout(core, left);
             core = woken.unwrap_or_else(PoisonError::into_inner).0;
@@ -196,7 +204,7 @@ impl Submissions for Desk {
 }
 
 /// An attempt as its author sees it.
-fn view(attempt: &Attempt) -> SubmissionView {
+fn view(core: &Core, attempt: &Attempt, blocker: Option<&Attempt>) -> SubmissionView {
     let phase = match (&attempt.place, attempt.phase) {
         _ if attempt.is_complete() => "delivered",
         _ if attempt.is_over() => "reporting",
@@ -205,10 +213,6 @@ fn view(attempt: &Attempt) -> SubmissionView {
         (Place::Offered { .. }, None) => "offered",
         (Place::Placed(_), None) => "received",
     };
-    let mut notes: Vec<String> = attempt.notes.iter().cloned().collect();
-    if let (Place::Queued(_), Some(what), false) = (&attempt.place, attempt.waits_for, attempt.is_over()) {
-        notes.push(format!("waits until the node has enough {what}"));
-    }
     SubmissionView {
         task: attempt.key.task.to_string(),
         attempt: attempt.key.attempt,
@@ -219,7 +223,12 @@ fn view(attempt: &Attempt) -> SubmissionView {
         is_complete: attempt.is_complete(),
         stdout_bytes: attempt.stream_bytes(STDOUT),
         stderr_bytes: attempt.stream_bytes(STDERR),
-        notes,
+        notes: attempt.notes.iter().cloned().collect(),
+        waits: core.waits(attempt, blocker),
+        is_at_master: attempt.is_at_master(),
+        limits: attempt.meta.wants.needs,
+        submitted_ms: attempt.meta.submitted_ms,
+        finished_ms: attempt.finished_ms,
     }
 }
 
