@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use grpc_support::{Folder, PATIENCE, lane_to};
 use hivemind_worker::grpc::{CallError, Metadata, Request};
 use hivemind_worker::monitor::{Listed, SubmissionView, Submissions};
+use hivemind_worker::node::id::{self, Id};
 use hivemind_worker::node::record::Outcome;
 use hivemind_worker::rpc::lane::Lane;
 use hivemind_worker::rpc::schema::task_result_request::Piece;
@@ -297,6 +298,9 @@ fn life(master: &Master, calls: &mut dyn Calls) {
     };
     assert_eq!(node.poll(&[], 25_000).cancellations[0].key.as_ref().unwrap().task_id, "stopped");
     canceller.join().unwrap().unwrap();
+    let key = |task: &str, attempt| id::AttemptKey { task: Id::parse(task).unwrap(), attempt };
+    assert!(desk.read_attempt(&key(&desk.list(Listed::All, 1)[0].task, 1), 1, 0, 9).is_some());
+    assert_eq!(desk.read_attempt(&key(&desk.list(Listed::All, 1)[0].task, 2), 1, 0, 9), None, "another attempt's output");
     let names: Vec<String> = desk.list(Listed::All, 1_000).into_iter().map(|view| view.task).collect();
     assert_eq!(names, ["stopped", "count"]);
 }

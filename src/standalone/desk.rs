@@ -98,6 +98,15 @@ impl Desk {
         self.shared.lock().node(node).cloned()
     }
 
+    /// At most `max` bytes of what arrived of an attempt's stream from `offset`; `None` when it was not submitted here.
+    pub fn read_attempt(&self, key: &AttemptKey, stream: u32, offset: u64, max: usize) -> Option<LogPart> {
+        let (parts, is_closed) = {
+            let core = self.shared.lock();
+            stream_parts(&core, core.attempt(key)?, stream)
+        };
+        read_parts(parts, is_closed, offset, max)
+    }
+
     fn changed(&self) {
         self.shared.tell();
         self.waker.wake();
@@ -170,19 +179,8 @@ impl Submissions for Desk {
     }
 
     fn read(&self, task: &str, stream: u32, offset: u64, max: usize) -> Option<LogPart> {
-        let (parts, is_closed) = self.find(task, |core, attempt| {
-            let parts = attempt.epochs(stream).map(|(epoch, part)| {
-                let path = core.stream_path(&attempt.key, (stream, epoch));
-                (path, part.bytes)
-            });
-            Some((parts.collect::<Vec<Part>>(), attempt.is_closed(stream)))
-        })?;
-        let end = parts.iter().map(|(_, bytes)| bytes).sum();
-        let mut bytes = Vec::new();
-        let most = max.min(MAX_READ_BYTES) as u64;
-        // Only a task that is removed just now can't be read.
-        Parts::open(parts, offset).ok()?.take(most).read_to_end(&mut bytes).ok()?;
-        Some(LogPart { bytes, offset, end, is_closed })
+        let (parts, is_closed) = self.find(task, |core, attempt| Some(stream_parts(core, attempt, stream)))?;
+        read_parts(parts, is_closed, offset, max)
     }
 
     fn output(&self, task: &str, path: &str) -> Option<OutputContent> {
@@ -201,6 +199,22 @@ impl Submissions for Desk {
         self.changed();
         Ok(())
     }
+}
+
+/// Where a stream's bytes are, and whether no more will come.
+fn stream_parts(core: &Core, attempt: &Attempt, stream: u32) -> (Vec<Part>, bool) {
+    let parts =
+        attempt.epochs(stream).map(|(epoch, part)| (core.stream_path(&attempt.key, (stream, epoch)), part.bytes));
+    (parts.collect(), attempt.is_closed(stream))
+}
+
+fn read_parts(parts: Vec<Part>, is_closed: bool, offset: u64, max: usize) -> Option<LogPart> {
+    let end = parts.iter().map(|(_, bytes)| bytes).sum();
+    let mut bytes = Vec::new();
+    let most = max.min(MAX_READ_BYTES) as u64;
+    // Only a task that is removed just now can't be read.
+    Parts::open(parts, offset).ok()?.take(most).read_to_end(&mut bytes).ok()?;
+    Some(LogPart { bytes, offset, end, is_closed })
 }
 
 /// An attempt as its author sees it.
