@@ -75,11 +75,11 @@ fn summary(key: &AttemptKey, report: &ReportView) -> String {
         text.push_str(&format!(", exit code {code}"));
     }
     text.push_str(&format!(
-        ", {}, peak memory {}, CPU time {}, {} output files",
+        ", {}, peak memory {}, CPU time {}, {}",
         table::duration(report.duration_ms),
-        table::bytes(report.usage.peak_memory_bytes),
+        table::peak(report.usage.peak_memory_bytes),
         table::duration(report.usage.cpu_ms),
-        report.outputs.len()
+        table::count(report.outputs.len() as u64, "output file")
     ));
     if !report.reason.is_empty() {
         text.push_str(": ");
