@@ -365,6 +365,44 @@ fn status_logs_and_cancel_find_what_the_node_holds() {
     assert!(text(&unknown.stderr).contains("this node holds no task other"), "{}", text(&unknown.stderr));
 }
 
+#[test]
+fn tasks_and_logs_show_what_waits_or_ended_at_the_small_master() {
+    let scene = Scene::new("at-master");
+    let mut snapshot = serde_json::to_value(hivemind_worker::node::snapshot::Snapshot::default()).unwrap();
+    snapshot["is_standalone"] = json!(true);
+    scene.script.answer("GET /api/v1/status", 200, &snapshot);
+    scene.script.answer("GET /api/v1/history", 200, &json!({"history": []}));
+    scene.view(json!({"phase": "waiting", "waits": "all slots of node n are in use", "is_at_master": true}));
+    let report = json!({"outcome": "Cancelled", "reason": "cancelled by its author"});
+    let ended = json!({"task": "gone", "attempt": 1, "version": 8, "phase": "delivered", "final_report": report,
+        "is_complete": true, "is_at_master": true});
+    let waiting: Value = {
+        let answers = scene.script.answers.lock().unwrap();
+        serde_json::from_slice(&answers["GET /api/v1/submissions/t1"].1).unwrap()
+    };
+    scene.script.answer("GET /api/v1/submissions", 200, &json!({"submissions": [waiting, ended]}));
+    scene.script.answer("GET /api/v1/submissions/gone", 200, &ended);
+
+    let tasks = text(&scene.run(&["tasks"]).stdout);
+    let line = |start: &str| tasks.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{tasks}"));
+    assert!(line("t1#1").contains("waiting") && line("t1#1").ends_with("all slots of node n are in use"), "{tasks}");
+    assert!(line("gone#1").contains("Cancelled") && line("gone#1").ends_with("cancelled by its author"), "{tasks}");
+    let value: Value = serde_json::from_slice(&scene.run(&["tasks", "--json"]).stdout).unwrap();
+    assert_eq!(value["submissions"][1]["task"], "gone");
+
+    let logs = scene.run(&["logs", "t1"]);
+    let stderr = text(&logs.stderr);
+    assert!(stderr.starts_with("t1#1 has not started yet: waiting: all slots of node n are in use\n"), "{stderr}");
+    assert!(stderr.ends_with("t1#1 note: a note\n"), "{stderr}");
+    let stderr = text(&scene.run(&["logs", "gone"]).stderr);
+    assert_eq!(stderr, "gone#1 never ran: Cancelled: cancelled by its author\n");
+
+    scene.script.answer("POST /api/v1/submissions/gone/cancel", 409, &json!({"error": "it is over"}));
+    let cancel = scene.run(&["cancel", "gone"]);
+    assert_eq!(cancel.status.code(), Some(1));
+    assert_eq!(text(&cancel.stderr), "hivemind-worker: gone has ended: Cancelled\n");
+}
+
 fn snapshot_usage() -> Value {
     serde_json::to_value(hivemind_worker::node::record::Usage::default()).unwrap()
 }

@@ -15,7 +15,7 @@ use crate::node::id::AttemptKey;
 use crate::node::snapshot::{HistoryRow, Snapshot};
 
 use super::socket::{NoResolver, SocketConnector};
-use super::view::{HistoryAnswer, LogPart, StreamName, SubmissionView};
+use super::view::{HistoryAnswer, ListAnswer, LogPart, StreamName, SubmissionView};
 use super::{EXIT_FAILURE, Failure};
 
 /// A snapshot of 64 tasks with 4 KiB of output each, and a thousand rows of history, is far below.
@@ -112,6 +112,16 @@ impl Client {
     /// `/api/v1/history`, newest first.
     pub(super) fn history(&self, limit: u32) -> Result<Vec<HistoryRow>, ClientError> {
         json::<HistoryAnswer>(self.get(&format!("/api/v1/history?limit={limit}"))?).map(HistoryAnswer::rows)
+    }
+
+    /// Submissions that wait at the small master or were ended there, waiting ones first, as they come. None where the
+    /// node is not standalone.
+    pub(super) fn at_master(&self, limit: u32) -> Result<Vec<serde_json::Value>, ClientError> {
+        match self.get(&format!("/api/v1/submissions?at=master&limit={limit}")) {
+            Ok(response) => json::<ListAnswer>(response).map(ListAnswer::rows),
+            Err(ClientError::Refused { status: 409, .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Something to do, without content.

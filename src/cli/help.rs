@@ -79,15 +79,17 @@ static TOPICS: [Topic; 14] = [
     topic(
         "tasks",
         "hivemind-worker tasks [--json] [--limit N]",
-        "list the tasks that the node holds and those that ended",
-        "  --json      one JSON object with `tasks` and `history`\n\
+        "list the tasks that the node holds, those that wait at the small master, and those that ended",
+        "  --json      one JSON object with `tasks`, `history` and `submissions` (waiting or ended at the small master)\n\
          \x20 --limit N   how many that ended, 0 to 1000; default: 20\n",
     ),
     topic(
         "logs",
         "hivemind-worker logs TASK [--stderr] [--follow] [--attempt N]",
         "print a task's output",
-        "  --stderr      standard error instead of standard output\n\
+        "Standard error says what a reader must know: that the task has not started, or what is missing.\n\
+         \n\
+         \x20 --stderr      standard error instead of standard output\n\
          \x20 --follow      go on until the task ended or Ctrl-C\n\
          \x20 --attempt N   an attempt that the node holds; default: the latest\n",
     ),

@@ -51,6 +51,13 @@ pub(super) struct SubmissionView {
     pub(super) finished_ms: u64,
 }
 
+impl SubmissionView {
+    /// As people name it.
+    pub(super) fn key(&self) -> String {
+        format!("{}#{}", self.task, self.attempt)
+    }
+}
+
 /// A final report without the parts that only masters need.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct ReportView {
@@ -128,6 +135,19 @@ impl HistoryAnswer {
     /// Newest first.
     pub(super) fn rows(self) -> Vec<HistoryRow> {
         self.history
+    }
+}
+
+/// `{"submissions": [...]}`.
+#[derive(Deserialize)]
+pub(super) struct ListAnswer {
+    submissions: Vec<serde_json::Value>,
+}
+
+impl ListAnswer {
+    /// In the worker's order.
+    pub(super) fn rows(self) -> Vec<serde_json::Value> {
+        self.submissions
     }
 }
 
