@@ -49,7 +49,11 @@ fn to_the_end(client: &Client, options: &Submit, key: &AttemptKey, stop: &Stop) 
         print(&format!("{line}\n"))?;
     }
     saved.map_err(other)?;
-    Ok(exit_code(report.outcome, report.exit_code))
+    Ok(match exit_code(report.outcome, report.exit_code) {
+        // Whoever wanted the files has not got all of them.
+        0 if options.output.is_some() && !report.cut.is_empty() => EXIT_OTHER,
+        code => code,
+    })
 }
 
 struct Follower<'a> {
