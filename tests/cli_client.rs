@@ -250,6 +250,18 @@ fn outputs_are_checked_and_saved() {
 }
 
 #[test]
+fn files_that_were_cut_are_named_and_count_when_files_were_wanted() {
+    let scene = Scene::new("cut");
+    let report = json!({"outcome": "Succeeded", "exit_code": 0, "cut": ["output/big: too large"]});
+    scene.view(json!({"final_report": report, "is_complete": true}));
+    for (args, code) in [(&["submit", "task", "--wait"][..], 0), (&["submit", "task", "--wait", "--output", "o"], 126)] {
+        let output = scene.run(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        assert!(text(&output.stderr).contains("not complete: output/big: too large\n"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn a_path_that_leads_out_is_refused() {
     for path in ["../evil", "/tmp/evil", "output/../../evil", "output//x", "./x"] {
         let scene = Scene::new("traversal");
@@ -326,6 +338,11 @@ fn refusals_are_shown_in_the_workers_own_words() {
     let output = scene.run(&["submit", "task", "--wait"]);
     assert_eq!(output.status.code(), Some(125));
     assert_eq!(text(&output.stderr), "hivemind-worker: this node is not standalone; give tasks to its master\n");
+    scene.script.answer("POST /api/v1/submissions", 422, &json!({"error": "memory is 1 MiB, must be more"}));
+    std::fs::write(scene.path("task/task.json"), "{}").unwrap();
+    let output = scene.run(&["submit", "task"]);
+    assert_eq!(output.status.code(), Some(2), "a mistake in the task file");
+    assert_eq!(text(&output.stderr), "hivemind-worker: task/task.json: memory is 1 MiB, must be more\n");
     scene.script.bytes("POST /api/v1/drain", 503, b"<html>");
     let output = scene.run(&["drain"]);
     assert_eq!((output.status.code(), text(&output.stderr).contains("the worker answered 503")), (Some(1), true));

@@ -328,16 +328,16 @@ fn an_author_sees_a_wrong_field_at_once() {
     let table = [
         (json!({"name": "../x"}), "name", "letter or digit"),
         (json!({"name": ""}), "name", "empty"),
-        (json!({"memory": 1}), "memory", "bytes"),
-        (json!({"timeout_s": 90_000}), "timeout_s", "86400000 milliseconds"),
-        (json!({"grace_s": 61}), "grace_s", "60000 milliseconds"),
+        (json!({"memory": 1}), "memory", "is 1 bytes, must be from 16 MiB to 1 PiB"),
+        (json!({"timeout_s": 90_000}), "timeout_s", "is 90000, must be from 0.1 to 86400"),
+        (json!({"grace_s": 61}), "grace_s", "is 61, must be from 0 to 60"),
         (json!({"priority": 101}), "priority", "0 to 100"),
         (json!({"image": "--privileged"}), "image", ""),
         (json!({"owner": "a b"}), "owner", ""),
         (json!({"outputs": ["/etc"]}), "outputs[0]", "below the work folder"),
-        (json!({"env": {"TASK_ID": "x"}}), "env[0]", "TASK_ID"),
-        (json!({"nmae": "x"}), "", "name"),
-        (json!([]), "", "task.json"),
+        (json!({"env": {"TASK_ID": "x"}}), "env", "TASK_ID: "),
+        (json!({"nmae": "x"}), "task.json", "name"),
+        (json!([]), "task.json", "object"),
     ];
     for (task, field, words) in table {
         let (at, message) = submit(&desk, task.clone(), &[]).unwrap_err();

@@ -67,8 +67,8 @@ static TOPICS: [Topic; 14] = [
          \x20             relative to the task file\n\
          \n\
          Ends with the task's exit code, else: 124 timed out, 137 out of memory, 130 cancelled (or Ctrl-C, after which the\n\
-         task goes on), 125 rejected (a value out of range too), node fault or no standalone node, 126 anything else, 2 a mistake\n\
-         in flags or in the form of the task file.\n",
+         task goes on), 125 rejected, node fault or no standalone node, 126 anything else, and with --output also when a file was\n\
+         cut or not saved, 2 a mistake in flags, files or the task file (it was not taken then).\n",
     ),
     topic(
         "status",

@@ -10,6 +10,7 @@ use crate::node::id::{Id, MAX_ID_LEN};
 use crate::node::resources::Resources;
 use crate::node::spec::{MAX_BYTES, MIN_MEMORY_BYTES, SpecDefaults};
 
+use super::amount;
 use super::error::{ConfigError, Place};
 use super::file::{self, FileContent};
 use super::flags::Flags;
@@ -269,7 +270,7 @@ fn size_in(text: &str, min: u64, max: u64) -> Result<u64, String> {
     if (min..=max).contains(&bytes) {
         Ok(bytes)
     } else {
-        Err(format!("{} is out of range: from {min} to {max} bytes", shown(text)))
+        Err(format!("{} is out of range: from {} to {}", shown(text), amount::bytes(min), amount::bytes(max)))
     }
 }
 

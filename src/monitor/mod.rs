@@ -77,9 +77,9 @@ pub trait Logs: Send + Sync {
 /// Why a submission isn't taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubmitError {
-    /// The field of the task file, or empty where it is none's fault.
+    /// The field of the task file or the part of the archive; empty where it is none's fault.
     pub field: String,
-    /// What is wrong with it.
+    /// What is wrong with it; reads on after the field.
     pub message: String,
 }
 

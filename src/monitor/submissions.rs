@@ -38,12 +38,13 @@ fn submit(master: &dyn Submissions, ask: &Ask, body: &mut dyn Read) -> Reply {
     match master.submit(body) {
         Ok(key) => Reply::json(201, &key),
         Err(error) => {
-            let text = match error.field.as_str() {
-                "" => error.message.clone(),
-                field => format!("{field}: {}", error.message),
+            // Without a field it is nobody's mistake: the queue is full, or the disk refuses.
+            let (status, text) = match error.field.as_str() {
+                "" => (503, error.message.clone()),
+                field => (422, format!("{field} {}", error.message)),
             };
             let value = serde_json::json!({ "error": text, "field": error.field, "message": error.message });
-            Reply::json(422, &value)
+            Reply::json(status, &value)
         }
     }
 }

@@ -17,13 +17,16 @@ use super::date::date;
 use super::fail::Fail;
 use super::gate::hex;
 use super::parts::{Part, Parts};
+use crate::config::amount;
 use crate::config::taskfile::TaskFile;
 use crate::grpc::Code;
 use crate::monitor::{Listed, LogPart, OutputContent, SubmissionView, Submissions, SubmitError};
 use crate::node::id::{AttemptKey, Id};
 use crate::node::offer::Offer;
 use crate::node::record::{STDERR, STDOUT};
-use crate::node::spec::{FieldError, SpecDefaults, TaskSpec};
+use crate::node::spec::{
+    FieldError, MAX_BYTES, MAX_CPU_MILLIS, MAX_GRACE, MIN_CPU_MILLIS, MIN_MEMORY_BYTES, SpecDefaults, TaskSpec,
+};
 use crate::rpc::Waker;
 use crate::sys::clock::boottime;
 
@@ -31,6 +34,8 @@ use crate::sys::clock::boottime;
 pub const MAX_READ_BYTES: usize = 4 << 20;
 /// Tries to make a name that is not taken; each has four random bytes.
 const NAME_TRIES: usize = 4;
+/// Bytes of a variable's name that a message repeats.
+const MAX_SHOWN_NAME: usize = 60;
 
 /// What the desk and the master's thread share.
 pub(super) struct Shared {
@@ -74,11 +79,11 @@ impl Desk {
     /// # Errors
     /// Names the field that is wrong.
     pub fn submit_offer(&self, offer: Offer) -> Result<AttemptKey, SubmitError> {
-        let spec = TaskSpec::check(&offer, &SpecDefaults::default()).map_err(field_error)?;
+        let spec = TaskSpec::check(&offer, &SpecDefaults::default()).map_err(|error| field_error(error, &offer))?;
         let assignment = convert::assignment(offer).encode_to_vec();
         self.submit_raw(&spec.key, &assignment).map_err(|fail| SubmitError {
             field: if fail.code == Code::InvalidArgument { "name".to_owned() } else { String::new() },
-            message: fail.message,
+            message: if fail.code == Code::InvalidArgument { format!("is taken: {}", fail.message) } else { fail.message },
         })?;
         Ok(spec.key)
     }
@@ -128,8 +133,10 @@ impl Desk {
 
 impl Submissions for Desk {
     fn submit(&self, archive: &mut dyn Read) -> Result<AttemptKey, SubmitError> {
-        let submission = archive::read(archive).map_err(|error| plain(format!("{} {}", error.part, error.message)))?;
-        let task = TaskFile::parse(&submission.task).map_err(|error| plain(format!("task.json: {error}")))?;
+        let submission =
+            archive::read(archive).map_err(|error| SubmitError { field: error.part, message: error.message })?;
+        let task = TaskFile::parse(&submission.task)
+            .map_err(|error| SubmitError { field: "task.json".to_owned(), message: error.to_string() })?;
         let mut offer = task.to_offer();
         if !submission.inputs.is_empty() {
             offer.inputs_sha256 = digest(&SHA256, &submission.inputs).as_ref().to_vec();
@@ -250,21 +257,61 @@ fn plain(message: String) -> SubmitError {
     SubmitError { field: String::new(), message }
 }
 
-/// The contract's field in the words of the task file, with the unit where it is another one.
-fn field_error(error: FieldError) -> SubmitError {
-    const NAMES: [(&str, &str, &str); 9] = [
-        ("task_id", "name", ""),
-        ("owner_id", "owner", ""),
-        ("cpu_millis", "cpu", " thousandths of a CPU"),
-        ("memory_bytes", "memory", " bytes"),
-        ("disk_bytes", "disk", " bytes"),
-        ("timeout_ms", "timeout_s", " milliseconds"),
-        ("grace_ms", "grace_s", " milliseconds"),
-        ("max_output_bytes", "max_output", " bytes"),
-        ("inputs", "files", ""),
-    ];
-    match NAMES.iter().find(|(name, ..)| *name == error.field) {
-        Some((_, name, unit)) => SubmitError { field: (*name).to_owned(), message: format!("{}{unit}", error.reason) },
-        None => SubmitError { field: error.field, message: error.reason },
+/// The contract's field in the words and units of the task file.
+fn field_error(error: FieldError, offer: &Offer) -> SubmitError {
+    let SpecDefaults { max_timeout, .. } = SpecDefaults::default();
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let bytes: fn(u64) -> String = amount::bytes;
+    let plain: fn(u64) -> String = amount::thousandths;
+    let name = |field: &str, message: String| SubmitError { field: field.to_owned(), message };
+    let range = |field: &str, value: i64, shown: fn(u64) -> String, range: (u64, u64)| {
+        let value = u64::try_from(value).map_or_else(|_| value.to_string(), shown);
+        name(field, format!("is {value}, must be from {} to {}", shown(range.0), shown(range.1)))
+    };
+    match error.field.as_str() {
+        "task_id" => name("name", error.reason),
+        "owner_id" => name("owner", error.reason),
+        "inputs" => name("files", error.reason),
+        "cpu_millis" => range("cpu", offer.cpu_millis, plain, (MIN_CPU_MILLIS, MAX_CPU_MILLIS)),
+        "memory_bytes" => range("memory", offer.memory_bytes, bytes, (MIN_MEMORY_BYTES, MAX_BYTES)),
+        "disk_bytes" => range("disk", offer.disk_bytes, bytes, (1 << 20, MAX_BYTES)),
+        "max_output_bytes" => range("max_output", offer.max_output_bytes, bytes, (1, MAX_BYTES)),
+        "timeout_ms" => range("timeout_s", offer.timeout_ms, plain, (100, millis(max_timeout))),
+        "grace_ms" => range("grace_s", offer.grace_ms.unwrap_or(0), plain, (0, millis(MAX_GRACE))),
+        field => match env_name(field, offer) {
+            Some(variable) => name("env", format!("{variable}: {}", error.reason)),
+            None => SubmitError { field: error.field, message: error.reason },
+        },
+    }
+}
+
+/// The variable that `env[3]` means, as much of it as a message may repeat.
+fn env_name<'a>(field: &str, offer: &'a Offer) -> Option<&'a str> {
+    let index: usize = field.strip_prefix("env[")?.strip_suffix(']')?.parse().ok()?;
+    let (name, _) = offer.env.get(index)?;
+    name.get(..name.floor_char_boundary(MAX_SHOWN_NAME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_is_told_in_the_words_and_units_of_the_task_file() {
+        for (file, expected) in [
+            (r#"{"memory": "1MiB"}"#, "memory is 1 MiB, must be from 16 MiB to 1 PiB"),
+            (r#"{"disk": 5}"#, "disk is 5 bytes, must be from 1 MiB to 1 PiB"),
+            (r#"{"timeout_s": 99999999}"#, "timeout_s is 99999999, must be from 0.1 to 86400"),
+            (r#"{"grace_s": 61.5}"#, "grace_s is 61.5, must be from 0 to 60"),
+            (r#"{"priority": 101}"#, "priority is 101, must be from 0 to 100"),
+            (r#"{"env": {"A": "1", "TASK_ID": "x"}}"#, "env TASK_ID: sets TASK_ID, which the worker sets"),
+            (r#"{"env": {"1": "x"}}"#, "env 1: has a name that is not [A-Za-z_][A-Za-z0-9_]{0,254}"),
+            (r#"{"pull": "now"}"#, "pull must be always, if-missing or never"),
+        ] {
+            let mut offer = TaskFile::parse(file).unwrap().to_offer();
+            offer.task = "t".to_owned();
+            let error = field_error(TaskSpec::check(&offer, &SpecDefaults::default()).unwrap_err(), &offer);
+            assert_eq!(format!("{} {}", error.field, error.message), expected);
+        }
     }
 }
