@@ -103,7 +103,11 @@ fn state_folder_follows_service_and_xdg() {
     let base = Scene::new();
     let by_hand = Path::new("/home/u/.local/state/hivemind");
     assert_eq!(at(base.clone().env("XDG_STATE_HOME", "/x")), Path::new("/x/hivemind"));
-    assert_eq!(at(base.clone().env("INVOCATION_ID", "1")), Path::new("/var/lib/hivemind"));
+    assert_eq!(at(base.clone().env("INVOCATION_ID", "1")), by_hand, "a shell under systemd has it too");
+    let unit = |folder: &str| base.clone().env("STATE_DIRECTORY", folder);
+    assert_eq!(at(unit("/var/lib/hivemind")), Path::new("/var/lib/hivemind"));
+    assert_eq!(at(unit("/var/lib/one:/var/lib/two")), Path::new("/var/lib/one"));
+    assert_eq!(at(unit("relative")), by_hand);
     let root = Scene { is_root: true, ..base.clone() };
     assert_eq!(at(root), Path::new("/var/lib/hivemind"));
     assert_eq!(at(base.clone().env("XDG_STATE_HOME", "relative")), by_hand);
@@ -272,7 +276,7 @@ fn clients_need_no_more_than_the_place() {
 
 #[test]
 fn a_service_has_its_socket_in_its_run_time_folder() {
-    let service = Scene::new().env("INVOCATION_ID", "1");
+    let service = Scene::new().env("STATE_DIRECTORY", "/var/lib/hivemind");
     let run = Path::new("/run/hivemind/control.sock");
     assert_eq!(service.config().control_socket(true), run);
     assert_eq!(service.config().control_socket(false), Path::new("/var/lib/hivemind/control.sock"));

@@ -87,7 +87,8 @@ pub static KEYS: [Key; 24] = [
         [
             "path",
             "absolute or relative path",
-            "/var/lib/hivemind as a service or as root, else $XDG_STATE_HOME/hivemind, else ~/.local/state/hivemind",
+            "$STATE_DIRECTORY in a unit with StateDirectory=, /var/lib/hivemind as root, else $XDG_STATE_HOME/hivemind, else \
+             ~/.local/state/hivemind",
         ],
     )
     .flag("state"),

@@ -87,7 +87,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Whether flag, environment or file names the state folder.
     pub is_state_dir_given: bool,
-    /// Whether it runs as a service: root, or started by systemd.
+    /// Whether it runs as a service: root, or a unit of systemd's with StateDirectory=.
     pub is_service: bool,
     /// `DOCKER_HOST`: begins with `unix://` or `npipe://`.
     pub docker_host: String,

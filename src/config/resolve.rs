@@ -107,15 +107,26 @@ fn layers<'a>(flags: &'a Flags, around: &'a Surroundings<'_>) -> Result<(Layers<
     }
 }
 
+/// Not INVOCATION_ID: a shell in a session of systemd's has it too.
 fn is_service(around: &Surroundings<'_>) -> bool {
-    around.is_root || (around.env)("INVOCATION_ID").is_some()
+    around.is_root || service_folder(around).is_some()
+}
+
+/// The first folder of systemd's `StateDirectory=`, which only a service has.
+fn service_folder(around: &Surroundings<'_>) -> Option<PathBuf> {
+    let folders = (around.env)("STATE_DIRECTORY")?;
+    let first = folders.to_str()?.split(':').next()?;
+    Some(PathBuf::from(first)).filter(|path| path.is_absolute())
 }
 
 fn state_dir(layers: &Layers<'_>, around: &Surroundings<'_>) -> Result<PathBuf, ConfigError> {
     if let Some(path) = layers.path("HIVEMIND_STATE") {
         return Ok(path);
     }
-    if is_service(around) {
+    if let Some(folder) = service_folder(around) {
+        return Ok(folder);
+    }
+    if around.is_root {
         return Ok("/var/lib/hivemind".into());
     }
     let absolute = |name: &str| (around.env)(name).map(PathBuf::from).filter(|path| path.is_absolute());
