@@ -8,7 +8,7 @@ use super::{Failure, logging};
 
 /// `run`.
 pub(super) fn run(config: Config) -> Result<u8, Failure> {
-    if config.master_url.is_none() {
+    if config.master_url.is_none() && config.master_grpc_url.is_none() {
         return Err(Failure::with_code(
             EXIT_CONFIG,
             "no master is set, so there is nobody to take tasks from.\n\

@@ -51,7 +51,7 @@ pub static KEYS: [Key; 24] = [
     .flag("master-url"),
     key(
         "MASTER_GRPC_URL",
-        "Address of the master's gRPC service, when it is another",
+        "Address of the master's gRPC service, when it is another; alone it is enough",
         ["URL", "as MASTER_NODE_URL", "MASTER_NODE_URL"],
     ),
     key(

@@ -69,7 +69,7 @@ pub enum Shutdown {
 /// Everything that the owner decides. Each field has the meaning, unit, range and default of its key in [`keys::KEYS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// `MASTER_NODE_URL`; without it there is nobody to work for.
+    /// `MASTER_NODE_URL`; without it and the next there is nobody to work for.
     pub master_url: Option<MasterUrl>,
     /// `MASTER_GRPC_URL`.
     pub master_grpc_url: Option<MasterUrl>,
