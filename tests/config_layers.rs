@@ -19,11 +19,12 @@ struct Scene {
     files: HashMap<PathBuf, String>,
     is_root: bool,
     memory_bytes: u64,
+    disk_free: u64,
 }
 
 impl Scene {
     fn new() -> Self {
-        Self { memory_bytes: 10 << 30, ..Self::default() }.env("HOME", "/home/u")
+        Self { memory_bytes: 10 << 30, disk_free: 100 << 30, ..Self::default() }.env("HOME", "/home/u")
     }
 
     fn args(mut self, args: &str) -> Self {
@@ -56,7 +57,7 @@ impl Scene {
         let surroundings = Surroundings {
             env: &env,
             read_file: &read_file,
-            disk_free: &|_| Some(100 << 30),
+            disk_free: &|_| Some(self.disk_free),
             machine: &machine,
             is_root: self.is_root,
         };
@@ -86,7 +87,6 @@ fn defaults_follow_the_machine() {
     assert_eq!(config.monitor.to_string(), "127.0.0.1:5001");
     assert_eq!(config.log_level, LevelFilter::Info);
     assert_eq!(config.report_interval, Duration::from_secs(30));
-    assert!(!config.is_report_interval_given);
     assert_eq!(config.lent.cpu_millis, 4_000);
     assert_eq!(config.lent.memory_bytes, 8 << 30);
     assert_eq!(config.lent.disk_bytes, 50 << 30);
@@ -185,7 +185,7 @@ fn bad_values_name_file_line_and_what_is_right() {
         ("NODE_LABELS=a=1,a=2", "NODE_LABELS \"a=2\" repeats a key"),
         (
             "DOCKER_HOST=tcp://h:1",
-            "DOCKER_HOST \"tcp://h:1\" is not an engine on this machine: write unix:///path/to/docker.sock or npipe:////./pipe/name (tcp:// and ssh:// are not taken)",
+            "DOCKER_HOST \"tcp://h:1\" is not an engine on this machine: write unix:///path/to/docker.sock (npipe:////./pipe/name in Windows builds; tcp:// and ssh:// are not taken)",
         ),
         (
             "MONITOR_ADDRESS=localhost",
@@ -294,4 +294,17 @@ fn reload_takes_what_is_live_and_names_the_rest() {
     assert_eq!(reload.needs_restart, ["HIVEMIND_TOKEN", "NODE_ID"]);
     assert_eq!(reload.config.log_level, LevelFilter::Debug);
     assert_eq!(reload.config.node_id, old.node_id);
+}
+
+#[test]
+fn reload_keeps_the_default_of_the_disk_though_free_space_moved() {
+    let old = Scene::new().config();
+    let less = Scene { disk_free: 90 << 30, ..Scene::new() };
+    let reload = old.reload(&less.config());
+    assert_eq!((reload.changed, reload.config.lent.disk_bytes), (Vec::new(), 50 << 30));
+    let set = less.clone().env("HIVEMIND_DISK", "10GiB");
+    let reload = old.reload(&set.config());
+    assert_eq!((reload.changed, reload.config.lent.disk_bytes), (vec!["HIVEMIND_DISK"], 10 << 30));
+    let back = set.config().reload(&less.config());
+    assert_eq!((back.changed, back.config.lent.disk_bytes), (vec!["HIVEMIND_DISK"], 45 << 30), "no longer set");
 }

@@ -45,9 +45,14 @@ mod tests {
 
     #[test]
     fn shows_amounts_as_people_write_them() {
-        for (number, text) in
-            [(0, "0 bytes"), (1, "1 bytes"), (1_000, "1000 bytes"), (1 << 20, "1 MiB"), (1 << 50, "1 PiB"), (1536, "1536 bytes")]
-        {
+        for (number, text) in [
+            (0, "0 bytes"),
+            (1, "1 bytes"),
+            (1_000, "1000 bytes"),
+            (1 << 20, "1 MiB"),
+            (1 << 50, "1 PiB"),
+            (1536, "1536 bytes"),
+        ] {
             assert_eq!(bytes(number), text);
         }
         assert_eq!(bytes_pair(64 << 30, (15 << 30) + (700 << 20)), ("64 GiB".to_owned(), "15.6 GiB".to_owned()));

@@ -59,7 +59,7 @@ pub static KEYS: [Key; 24] = [
         "Certificate authorities for the master's certificate",
         ["path", "PEM file", "those of the system"],
     ),
-    key("HIVEMIND_TOKEN", "Token to join with", ["text", "one line, at most 4096 bytes", "none"]).secret(),
+    key("HIVEMIND_TOKEN", "Token to join with", ["text", "visible ASCII without spaces, at most 4096 bytes", "none"]).secret(),
     key("HIVEMIND_TOKEN_FILE", "File that holds the token to join with", ["path", "readable file", "none"]),
     key(
         "HIVEMIND_ALLOW_PLAINTEXT",
@@ -95,7 +95,7 @@ pub static KEYS: [Key; 24] = [
     key(
         "DOCKER_HOST",
         "Socket of the container engine",
-        ["URL", "unix:///path or npipe:////./pipe/name", "unix:///var/run/docker.sock"],
+        ["URL", "unix:///path; npipe:////./pipe/name in Windows builds", "unix:///var/run/docker.sock"],
     ),
     key(
         "MONITOR_ADDRESS",
@@ -115,7 +115,7 @@ pub static KEYS: [Key; 24] = [
     key(
         "RESOURCE_REPORT_INTERVAL",
         "Time between two reports of what the machine does",
-        ["seconds", "5 to 3600", "30, or as the master says"],
+        ["seconds", "5 to 3600", "30"],
     )
     .live(),
     key(
@@ -146,7 +146,7 @@ pub static KEYS: [Key; 24] = [
     )
     .flag("shutdown")
     .live(),
-    key("HIVEMIND_LOG_BUDGET", "Output that is kept of each attempt", ["size", "64KiB to 16GiB", "64MiB"]).live(),
+    key("HIVEMIND_LOG_BUDGET", "Output that is kept of each attempt", ["size", "64KiB to 16GiB", "64MiB"]),
     key(
         "WIREGUARD_CONFIG_PATH",
         "WireGuard configuration of the tunnel to the master; accepted, but this version builds no tunnel",

@@ -99,8 +99,6 @@ pub struct Config {
     pub log_file: Option<PathBuf>,
     /// `RESOURCE_REPORT_INTERVAL`.
     pub report_interval: Duration,
-    /// Whether the owner set `report_interval`: then it wins over the master.
-    pub is_report_interval_given: bool,
     /// `HIVEMIND_CPUS`, `HIVEMIND_MEMORY`, `HIVEMIND_DISK`, `HIVEMIND_SLOTS`.
     pub lent: Resources,
     /// `HIVEMIND_TIMEOUT` and `HIVEMIND_MAX_TIMEOUT`.
@@ -188,15 +186,20 @@ impl Config {
 
     /// Takes over from `new` what can change while the worker runs, and says what can't.
     pub fn reload(&self, new: &Self) -> Reload {
+        let mut new = new.clone();
+        let has_disk = |config: &Self| config.places.iter().any(|(name, _)| *name == "HIVEMIND_DISK");
+        if !has_disk(self) && !has_disk(&new) {
+            // The default is a part of what is free, which moves with each file: that is no change of the owner's.
+            new.lent.disk_bytes = self.lent.disk_bytes;
+        }
+        let new = &new;
         let mut reload = Reload {
             config: Self {
                 log_level: new.log_level,
                 report_interval: new.report_interval,
-                is_report_interval_given: new.is_report_interval_given,
                 lent: new.lent,
                 spec_defaults: new.spec_defaults.clone(),
                 shutdown: new.shutdown,
-                log_budget_bytes: new.log_budget_bytes,
                 warnings: new.warnings.clone(),
                 places: new.places.clone(),
                 ..self.clone()

@@ -73,7 +73,6 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         log_level: layers.read("LOG_LEVEL", value::log_level)?.unwrap_or(LevelFilter::Info),
         log_file: layers.path("LOG_FILE"),
         report_interval: Duration::from_secs(report_interval.unwrap_or(30)),
-        is_report_interval_given: report_interval.is_some(),
         spec_defaults: spec_defaults(&layers)?,
         shutdown: layers.read("HIVEMIND_SHUTDOWN", shutdown)?.unwrap_or(Shutdown::Stop),
         log_budget_bytes: layers
@@ -240,7 +239,7 @@ fn docker_host(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "{} is not an engine on this machine: write unix:///path/to/docker.sock or npipe:////./pipe/name (tcp:// and ssh:// are not taken)",
+            "{} is not an engine on this machine: write unix:///path/to/docker.sock (npipe:////./pipe/name in Windows builds; tcp:// and ssh:// are not taken)",
             shown(text)
         ))
     }
