@@ -16,7 +16,7 @@ use crate::node::snapshot::{HistoryRow, Snapshot};
 
 use super::socket::{NoResolver, SocketConnector};
 use super::view::{HistoryAnswer, ListAnswer, LogPart, StreamName, SubmissionView};
-use super::{EXIT_FAILURE, Failure};
+use super::{EXIT_FAILURE, Failure, folder};
 
 /// A snapshot of 64 tasks with 4 KiB of output each, and a thousand rows of history, is far below.
 const MAX_JSON_BYTES: u64 = 16 << 20;
@@ -58,17 +58,20 @@ impl ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoWorker { socket, source } => {
-                let socket = socket.display();
+            Self::NoWorker { socket: path, source } => {
+                let socket = path.display();
                 match source.kind() {
                     io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => write!(
                         f,
                         "no worker answers at {socket}: start one with `hivemind-worker standalone` or `run`, or name its state folder with --state"
                     ),
-                    io::ErrorKind::PermissionDenied => write!(
+                    io::ErrorKind::PermissionDenied if path == Path::new(SERVICE_SOCKET) => write!(
                         f,
                         "no permission for {socket}: use the worker's own user, or join its group (usermod -aG hivemind USER)"
                     ),
+                    io::ErrorKind::PermissionDenied => {
+                        write!(f, "no permission for {socket}: {}", folder::no_entry(path))
+                    }
                     _ => write!(f, "can't connect to {socket}: {source}"),
                 }
             }

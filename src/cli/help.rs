@@ -117,7 +117,7 @@ static TOPICS: [Topic; 14] = [
         "doctor",
         "hivemind-worker doctor [FLAGS]",
         "look for what would keep the node from working",
-        "One line a check: ok, warn or FAIL, with how to mend it. Ends with 1 when one fails. Changes nothing.\n",
+        "One line a check: ok, hint, warn or FAIL, with how to mend it. Ends with 1 when one fails. Changes nothing.\n",
     ),
     topic(
         "healthcheck",

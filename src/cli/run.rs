@@ -4,7 +4,7 @@ use crate::config::{Config, EXIT_CONFIG, Loaded};
 use crate::daemon;
 use crate::sys::private;
 
-use super::{Failure, logging};
+use super::{Failure, folder, logging};
 
 /// `run`.
 pub(super) fn run(config: Config) -> Result<u8, Failure> {
@@ -26,6 +26,9 @@ pub(super) fn standalone(config: Config) -> Result<u8, Failure> {
 
 fn start(config: Config, mode: daemon::Mode) -> Result<u8, Failure> {
     private::restrict_umask();
+    if let Err(error @ private::PrivateError::Owner { .. }) = private::check_private_dir(&config.state_dir) {
+        return Err(Failure::with_code(EXIT_CONFIG, folder::trouble(&error)));
+    }
     logging::init(&config)?;
     for warning in &config.warnings {
         log::warn!("{warning}");
