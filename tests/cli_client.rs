@@ -254,7 +254,8 @@ fn files_that_were_cut_are_named_and_count_when_files_were_wanted() {
     let scene = Scene::new("cut");
     let report = json!({"outcome": "Succeeded", "exit_code": 0, "cut": ["output/big: too large"]});
     scene.view(json!({"final_report": report, "is_complete": true}));
-    for (args, code) in [(&["submit", "task", "--wait"][..], 0), (&["submit", "task", "--wait", "--output", "o"], 126)] {
+    for (args, code) in [(&["submit", "task", "--wait"][..], 0), (&["submit", "task", "--wait", "--output", "o"], 126)]
+    {
         let output = scene.run(args);
         assert_eq!(output.status.code(), Some(code), "{args:?}");
         assert!(text(&output.stderr).contains("not complete: output/big: too large\n"), "{}", text(&output.stderr));

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use hivemind_worker::monitor::{
-    Limits, Listed, LogPart, Logs, Monitor, MonitorConfig, OutputContent, SubmissionView, Submissions, SubmitError, read_token,
+    Limits, Listed, LogPart, Logs, Monitor, MonitorConfig, OutputContent, SubmissionView, Submissions, SubmitError,
+    read_token,
 };
 use hivemind_worker::node::action::Action;
 use hivemind_worker::node::id::{AttemptKey, Id};
@@ -471,7 +472,7 @@ fn a_large_archive_goes_through_whole() {
     let mut refused = archive;
     refused[..6].copy_from_slice(b"refuse");
     let answer = node.ask_control("POST /api/v1/submissions", &refused);
-    assert_eq!((answer.status, answer.error().as_str()), (422, "image: is empty"));
+    assert_eq!((answer.status, answer.error().as_str()), (422, "image is empty"));
 }
 
 #[test]

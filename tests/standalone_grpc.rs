@@ -300,7 +300,11 @@ fn life(master: &Master, calls: &mut dyn Calls) {
     canceller.join().unwrap().unwrap();
     let key = |task: &str, attempt| id::AttemptKey { task: Id::parse(task).unwrap(), attempt };
     assert!(desk.read_attempt(&key(&desk.list(Listed::All, 1)[0].task, 1), 1, 0, 9).is_some());
-    assert_eq!(desk.read_attempt(&key(&desk.list(Listed::All, 1)[0].task, 2), 1, 0, 9), None, "another attempt's output");
+    assert_eq!(
+        desk.read_attempt(&key(&desk.list(Listed::All, 1)[0].task, 2), 1, 0, 9),
+        None,
+        "another attempt's output"
+    );
     let names: Vec<String> = desk.list(Listed::All, 1_000).into_iter().map(|view| view.task).collect();
     assert_eq!(names, ["stopped", "count"]);
 }

@@ -29,8 +29,7 @@ pub(super) fn tasks(client: &Client, format: Format, limit: u32) -> Result<u8, F
     let at_master = if snapshot.is_standalone { client.at_master(MAX_AT_MASTER)? } else { Vec::new() };
     match format {
         Format::Json => {
-            let value =
-                serde_json::json!({ "tasks": snapshot.attempts, "history": history, "submissions": at_master });
+            let value = serde_json::json!({ "tasks": snapshot.attempts, "history": history, "submissions": at_master });
             print(&format!("{value}\n"))
         }
         Format::Text => {
@@ -112,14 +111,10 @@ fn status_text(snapshot: &Snapshot) -> String {
 }
 
 /// What the node holds and what waits at the small master; then what ended at either, the newest `limit`.
-fn tasks_text(
-    attempts: &[AttemptView],
-    history: &[HistoryRow],
-    at_master: &[SubmissionView],
-    limit: u32,
-) -> String {
+fn tasks_text(attempts: &[AttemptView], history: &[HistoryRow], at_master: &[SubmissionView], limit: u32) -> String {
     let waiting: Vec<&SubmissionView> = at_master.iter().filter(|view| view.final_report.is_none()).collect();
-    let mut ended: Vec<(u64, Vec<String>)> = history.iter().map(|entry| (entry.finished_ms, ended_row(entry))).collect();
+    let mut ended: Vec<(u64, Vec<String>)> =
+        history.iter().map(|entry| (entry.finished_ms, ended_row(entry))).collect();
     ended.extend(at_master.iter().filter_map(|view| Some((view.finished_ms, never_ran_row(view)?))));
     ended.sort_by_key(|(finished_ms, _)| std::cmp::Reverse(*finished_ms));
     ended.truncate(usize::try_from(limit).unwrap_or(usize::MAX));

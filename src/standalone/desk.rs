@@ -83,7 +83,11 @@ impl Desk {
         let assignment = convert::assignment(offer).encode_to_vec();
         self.submit_raw(&spec.key, &assignment).map_err(|fail| SubmitError {
             field: if fail.code == Code::InvalidArgument { "name".to_owned() } else { String::new() },
-            message: if fail.code == Code::InvalidArgument { format!("is taken: {}", fail.message) } else { fail.message },
+            message: if fail.code == Code::InvalidArgument {
+                format!("is taken: {}", fail.message)
+            } else {
+                fail.message
+            },
         })?;
         Ok(spec.key)
     }
