@@ -25,16 +25,17 @@ pub fn waits<'a>(needs: &Resources, nodes: impl Iterator<Item = (&'a Id, &'a Nod
 /// What is asked for beside what there is, of the first resource of which there is too little.
 pub fn impossible(needs: &Resources, capacity: &Resources) -> Option<String> {
     let (wanted, has) = figures(needs, capacity)?;
-    Some(match needs.shortage(capacity)? {
-        "memory" | "disk" => format!("it asks for {wanted}, {has} is lent"),
-        _ => format!("it asks for {wanted}, {has} are lent"),
-    })
+    let is_one = has == "1" || matches!(needs.shortage(capacity)?, "memory" | "disk");
+    Some(format!("it asks for {wanted}, {has} {} lent", if is_one { "is" } else { "are" }))
 }
 
 fn reason_of(needs: &Resources, node: &Id, row: &NodeRow) -> Option<String> {
+    // A node that takes nothing has no room at all. Its polls follow at once, its heartbeat says why only later.
+    let has_room = row.free.is_some_and(|free| free != Resources::default());
     let state = row.heartbeat.as_ref().map_or(NodeState::Unspecified, HeartbeatRequest::state);
     let reason = row.heartbeat.as_ref().map_or("", |heartbeat| heartbeat.reason.as_str());
     let word = match state {
+        _ if has_room => return no_room(needs, node, row, state),
         NodeState::Degraded => "degraded",
         NodeState::Paused => "paused",
         NodeState::Draining => "draining",
@@ -98,6 +99,8 @@ mod tests {
             (row(NodeState::Degraded, "no engine", nothing), Some("node vm is degraded: no engine")),
             (row(NodeState::Paused, "paused by its owner", nothing), Some("node vm is paused by its owner")),
             (row(NodeState::Draining, "", nothing), Some("node vm is draining")),
+            (row(NodeState::Degraded, "not looked at yet", full), Some("all slots of node vm are in use")),
+            (row(NodeState::Paused, "", free), None),
             (row(NodeState::Busy, "x", full), Some("all slots of node vm are in use")),
             (row(NodeState::Ready, "", full), Some("all slots of node vm are in use")),
             (row(NodeState::Busy, "x", nothing), Some("all slots of node vm are in use")),
