@@ -88,7 +88,8 @@ pub struct SubmitError {
 pub enum Listed {
     /// All, newest first.
     All,
-    /// Those that the node knows nothing of: the waiting ones, then those that ended here; each newest first.
+    /// Those that the node knows nothing of: the waiting ones as they stand in line, then those that
+    /// ended here, newest first.
     AtMaster,
 }
 

@@ -11,6 +11,7 @@ use ring::digest::{SHA256, digest};
 
 use super::archive;
 use super::attempt::{Attempt, Place};
+use super::book::rank;
 use super::convert;
 use super::core::Core;
 use super::date::date;
@@ -167,7 +168,10 @@ impl Submissions for Desk {
             Listed::All => latest.sort_by_key(|attempt| newest(attempt)),
             Listed::AtMaster => {
                 latest.retain(|attempt| attempt.is_at_master());
-                latest.sort_by_key(|attempt| (attempt.is_over(), newest(attempt)));
+                latest.sort_by_key(|attempt| {
+                    let in_line = (!attempt.is_over()).then(|| rank(attempt));
+                    (attempt.is_over(), in_line, newest(attempt))
+                });
             }
         }
         let blocker = core.blocker(self.shared.now());

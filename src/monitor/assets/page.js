@@ -107,14 +107,15 @@ function svg(name, attributes) {
 // Lines over the last samples, as many as there are; an unknown value is a gap.
 function drawSpark(chart, series, most) {
   const [width, height] = [300, 44];
-  const x = (index) => ((index * width) / Math.max(1, samples.length - 1)).toFixed(1);
+  const shown = samples.length === 1 ? [samples[0], samples[0]] : samples;
+  const x = (index) => ((index * width) / Math.max(1, shown.length - 1)).toFixed(1);
   const y = (value) => (height - 2 - (Math.min(value, most) / most) * (height - 4)).toFixed(1);
   const paths = series.map((pick, order) => {
     let line = '';
     let area = '';
     let start = null;
     const close = (index) => { if (start !== null) area += `L${x(index)} ${height}L${x(start)} ${height}Z`; start = null; };
-    samples.forEach((sample, index) => {
+    shown.forEach((sample, index) => {
       const value = pick(sample);
       if (value === null || value === undefined) { close(index - 1); return; }
       const point = `${start === null ? 'M' : 'L'}${x(index)} ${y(value)}`;
@@ -122,7 +123,7 @@ function drawSpark(chart, series, most) {
       line += point;
       area += point;
     });
-    close(samples.length - 1);
+    close(shown.length - 1);
     const drawn = [svg('path', { d: line, class: order === 0 ? 'first' : 'second' })];
     if (order === 0) drawn.unshift(svg('path', { d: area, class: 'area' }));
     return drawn;
