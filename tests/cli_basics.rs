@@ -89,6 +89,16 @@ fn without_a_master_it_says_what_to_do() {
 }
 
 #[test]
+fn an_address_for_grpc_alone_is_a_master() {
+    let dir = scratch("grpc-alone");
+    std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let env = [("MASTER_GRPC_URL", "https://127.0.0.1:1"), ("HIVEMIND_STATE", dir.to_str().unwrap())];
+    let output = worker(&["run"], &env);
+    assert!(err(&output).contains("chmod 700"), "it comes as far as the state folder: {}", err(&output));
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
 fn a_token_is_never_shown() {
     for (name, value) in [("HIVEMIND_TOKEN", "s3cret token"), ("MASTER_NODE_URL", "https://u:s3cret@m")] {
         let output = worker(&["run"], &[(name, value)]);
@@ -136,7 +146,7 @@ fn doctor_grades_each_check_and_fails_without_an_engine() {
     };
     assert_eq!(graded("state folder"), "ok", "{text}");
     assert_eq!(graded("engine"), "FAIL", "{text}");
-    assert_eq!(graded("master"), "warn", "{text}");
+    assert_eq!(graded("master"), "hint", "{text}");
     assert_eq!(graded("monitor"), "ok", "{text}");
     assert!(text.contains("apt-get install docker.io"), "{text}");
     std::fs::create_dir(&state).unwrap();
@@ -164,5 +174,7 @@ fn healthcheck_asks_the_monitor() {
         assert_eq!(worker(&["healthcheck", "--monitor-port", &port], &[]).status.code(), Some(code));
         assert!(server.join().unwrap().starts_with("GET /healthz HTTP/1.1\r\n"));
     }
-    assert_eq!(worker(&["healthcheck", "--monitor-port", "1"], &[]).status.code(), Some(1));
+    let wrong = worker(&["healthcheck", "--monitor-port", "1"], &[]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(err(&wrong).contains("--monitor-port N or MONITOR_PORT"), "{}", err(&wrong));
 }

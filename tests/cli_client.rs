@@ -162,18 +162,18 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn each_outcome_has_its_exit_code() {
-    for (outcome, word, exit_code, expected) in [
-        ("succeeded", "Succeeded", json!(0), 0),
-        ("failed", "Failed", json!(3), 3),
-        ("failed", "Failed", json!(null), 126),
-        ("out_of_memory", "OutOfMemory", json!(0), 137),
-        ("timed_out", "TimedOut", json!(143), 124),
-        ("disk_limit", "DiskLimit", json!(null), 126),
-        ("cancelled", "Cancelled", json!(143), 130),
-        ("rejected", "Rejected", json!(null), 125),
-        ("node_fault", "NodeFault", json!(null), 125),
-        ("preempted", "Preempted", json!(null), 126),
-        ("superseded", "Superseded", json!(null), 126),
+    for (outcome, exit_code, expected) in [
+        ("Succeeded", json!(0), 0),
+        ("Failed", json!(3), 3),
+        ("Failed", json!(null), 126),
+        ("OutOfMemory", json!(0), 137),
+        ("TimedOut", json!(143), 124),
+        ("DiskLimit", json!(null), 126),
+        ("Cancelled", json!(143), 130),
+        ("Rejected", json!(null), 125),
+        ("NodeFault", json!(null), 125),
+        ("Preempted", json!(null), 126),
+        ("Superseded", json!(null), 126),
     ] {
         let scene = Scene::new(&format!("outcome-{outcome}-{expected}"));
         scene.ended(outcome, exit_code.clone(), json!([]));
@@ -182,7 +182,7 @@ fn each_outcome_has_its_exit_code() {
         let stdout = text(&output.stdout);
         let result: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
         let wanted = json!({
-            "task": "t1", "attempt": 1, "outcome": word, "exit_code": exit_code, "reason": "because",
+            "task": "t1", "attempt": 1, "outcome": outcome, "exit_code": exit_code, "reason": "because",
             "duration_ms": 1500, "peak_memory_bytes": 1048576, "cpu_ms": 700, "outputs": [], "cut": []
         });
         assert_eq!(result, wanted);
@@ -195,7 +195,7 @@ fn live_output_passes_through_byte_by_byte() {
     let bytes = "grün 🐝\n\x1b[31mred\x1b[0m\r\n".bytes().chain([0xff, 0, b'\n']).collect::<Vec<u8>>();
     scene.script.bytes("log stdout", 200, &bytes);
     scene.script.bytes("log stderr", 200, b"to stderr\n");
-    scene.ended("failed", json!(3), json!([]));
+    scene.ended("Failed", json!(3), json!([]));
     let output = scene.run(&["submit", "task", "--wait"]);
     assert_eq!(output.status.code(), Some(3));
     assert_eq!(output.stdout, bytes, "no terminal: nothing is changed");
@@ -212,7 +212,7 @@ fn control_characters_are_escaped_on_a_terminal() {
     // `script` gives a command a terminal; it is part of util-linux, which each Debian has.
     let scene = Scene::new("terminal");
     scene.script.bytes("log stdout", 200, "a\x1b]0;title\x07b 🐝\r\n".as_bytes());
-    scene.ended("succeeded", json!(0), json!([]));
+    scene.ended("Succeeded", json!(0), json!([]));
     let state = scene.path("state");
     let command = format!("{} submit task --wait --state {}", env!("CARGO_BIN_EXE_hivemind-worker"), state.display());
     let output = Command::new("script")
@@ -231,7 +231,7 @@ fn outputs_are_checked_and_saved() {
     let scene = Scene::new("outputs");
     let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     let file = |path: &str, sha256: &str| json!({"stream": 16, "path": path, "size": 3, "mode": 420, "sha256": sha256});
-    scene.ended("succeeded", json!(0), json!([file("output/a b?#.txt", abc)]));
+    scene.ended("Succeeded", json!(0), json!([file("output/a b?#.txt", abc)]));
     scene.script.bytes("GET /api/v1/submissions/t1/outputs/output/a%20b%3F%23.txt", 200, b"abc");
     let output = scene.run(&["submit", "task", "--wait", "--output", "out/deep", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -239,7 +239,7 @@ fn outputs_are_checked_and_saved() {
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(result["outputs"], json!([{"path": "output/a b?#.txt", "size": 3, "sha256": abc}]));
 
-    scene.ended("succeeded", json!(0), json!([file("output/bad", &abc.replace('b', "c")), file("output/good", abc)]));
+    scene.ended("Succeeded", json!(0), json!([file("output/bad", &abc.replace('b', "c")), file("output/good", abc)]));
     scene.script.bytes("GET /api/v1/submissions/t1/outputs/output/bad", 200, b"abc");
     scene.script.bytes("GET /api/v1/submissions/t1/outputs/output/good", 200, b"abc");
     let output = scene.run(&["submit", "task", "--wait", "--output", "out"]);
@@ -250,12 +250,25 @@ fn outputs_are_checked_and_saved() {
 }
 
 #[test]
+fn files_that_were_cut_are_named_and_count_when_files_were_wanted() {
+    let scene = Scene::new("cut");
+    let report = json!({"outcome": "Succeeded", "exit_code": 0, "cut": ["output/big: too large"]});
+    scene.view(json!({"final_report": report, "is_complete": true}));
+    for (args, code) in [(&["submit", "task", "--wait"][..], 0), (&["submit", "task", "--wait", "--output", "o"], 126)]
+    {
+        let output = scene.run(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        assert!(text(&output.stderr).contains("not complete: output/big: too large\n"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn a_path_that_leads_out_is_refused() {
     for path in ["../evil", "/tmp/evil", "output/../../evil", "output//x", "./x"] {
         let scene = Scene::new("traversal");
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         scene.ended(
-            "succeeded",
+            "Succeeded",
             json!(0),
             json!([{"stream": 16, "path": path, "size": 3, "mode": 420, "sha256": abc}]),
         );
@@ -326,6 +339,11 @@ fn refusals_are_shown_in_the_workers_own_words() {
     let output = scene.run(&["submit", "task", "--wait"]);
     assert_eq!(output.status.code(), Some(125));
     assert_eq!(text(&output.stderr), "hivemind-worker: this node is not standalone; give tasks to its master\n");
+    scene.script.answer("POST /api/v1/submissions", 422, &json!({"error": "memory is 1 MiB, must be more"}));
+    std::fs::write(scene.path("task/task.json"), "{}").unwrap();
+    let output = scene.run(&["submit", "task"]);
+    assert_eq!(output.status.code(), Some(2), "a mistake in the task file");
+    assert_eq!(text(&output.stderr), "hivemind-worker: task/task.json: memory is 1 MiB, must be more\n");
     scene.script.bytes("POST /api/v1/drain", 503, b"<html>");
     let output = scene.run(&["drain"]);
     assert_eq!((output.status.code(), text(&output.stderr).contains("the worker answered 503")), (Some(1), true));
@@ -363,6 +381,44 @@ fn status_logs_and_cancel_find_what_the_node_holds() {
     let unknown = scene.run(&["cancel", "other"]);
     assert_eq!(unknown.status.code(), Some(1));
     assert!(text(&unknown.stderr).contains("this node holds no task other"), "{}", text(&unknown.stderr));
+}
+
+#[test]
+fn tasks_and_logs_show_what_waits_or_ended_at_the_small_master() {
+    let scene = Scene::new("at-master");
+    let mut snapshot = serde_json::to_value(hivemind_worker::node::snapshot::Snapshot::default()).unwrap();
+    snapshot["is_standalone"] = json!(true);
+    scene.script.answer("GET /api/v1/status", 200, &snapshot);
+    scene.script.answer("GET /api/v1/history", 200, &json!({"history": []}));
+    scene.view(json!({"phase": "waiting", "waits": "all slots of node n are in use", "is_at_master": true}));
+    let report = json!({"outcome": "Cancelled", "reason": "cancelled by its author"});
+    let ended = json!({"task": "gone", "attempt": 1, "version": 8, "phase": "delivered", "final_report": report,
+        "is_complete": true, "is_at_master": true});
+    let waiting: Value = {
+        let answers = scene.script.answers.lock().unwrap();
+        serde_json::from_slice(&answers["GET /api/v1/submissions/t1"].1).unwrap()
+    };
+    scene.script.answer("GET /api/v1/submissions", 200, &json!({"submissions": [waiting, ended]}));
+    scene.script.answer("GET /api/v1/submissions/gone", 200, &ended);
+
+    let tasks = text(&scene.run(&["tasks"]).stdout);
+    let line = |start: &str| tasks.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{tasks}"));
+    assert!(line("t1#1").contains("waiting") && line("t1#1").ends_with("all slots of node n are in use"), "{tasks}");
+    assert!(line("gone#1").contains("Cancelled") && line("gone#1").ends_with("cancelled by its author"), "{tasks}");
+    let value: Value = serde_json::from_slice(&scene.run(&["tasks", "--json"]).stdout).unwrap();
+    assert_eq!(value["submissions"][1]["task"], "gone");
+
+    let logs = scene.run(&["logs", "t1"]);
+    let stderr = text(&logs.stderr);
+    assert!(stderr.starts_with("t1#1 has not started yet: waiting: all slots of node n are in use\n"), "{stderr}");
+    assert!(stderr.ends_with("t1#1 note: a note\n"), "{stderr}");
+    let stderr = text(&scene.run(&["logs", "gone"]).stderr);
+    assert_eq!(stderr, "gone#1 never ran: Cancelled: cancelled by its author\n");
+
+    scene.script.answer("POST /api/v1/submissions/gone/cancel", 409, &json!({"error": "it is over"}));
+    let cancel = scene.run(&["cancel", "gone"]);
+    assert_eq!(cancel.status.code(), Some(1));
+    assert_eq!(text(&cancel.stderr), "hivemind-worker: gone has ended: Cancelled\n");
 }
 
 fn snapshot_usage() -> Value {
@@ -404,6 +460,19 @@ fn ctrl_c_acts_at_once_though_the_worker_hangs() {
 }
 
 #[test]
+fn the_reason_why_a_task_waits_is_told_when_it_changes() {
+    let scene = Scene::new("waits");
+    scene.view(json!({"phase": "waiting", "waits": "node n is paused by its owner"}));
+    let mut child = scene.command(&["submit", "task", "--wait"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    while lines.next().unwrap().unwrap() != "t1#1 waits: node n is paused by its owner" {}
+    scene.view(json!({"phase": "waiting", "waits": "all slots of node n are in use"}));
+    while lines.next().unwrap().unwrap() != "t1#1 waits: all slots of node n are in use" {}
+    scene.ended("Succeeded", json!(0), json!([]));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_worker_that_restarts_is_waited_for() {
     let scene = Scene::new("restart");
     scene.view(json!({}));
@@ -413,7 +482,7 @@ fn a_worker_that_restarts_is_waited_for() {
     let (socket, aside) = (scene.path("state/control.sock"), scene.path("state/aside.sock"));
     std::fs::rename(&socket, &aside).unwrap();
     while !lines.next().unwrap().unwrap().contains("lost the worker") {}
-    scene.ended("succeeded", json!(0), json!([]));
+    scene.ended("Succeeded", json!(0), json!([]));
     std::fs::rename(&aside, &socket).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

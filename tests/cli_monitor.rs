@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use hivemind_worker::monitor::{
-    LogPart, Logs, Monitor, MonitorConfig, OutputContent, SubmissionView, Submissions, SubmitError, read_token,
+    Listed, LogPart, Logs, Monitor, MonitorConfig, OutputContent, SubmissionView, Submissions, SubmitError, read_token,
 };
 use hivemind_worker::node::action::Action;
 use hivemind_worker::node::id::{AttemptKey, Id};
@@ -58,7 +58,7 @@ impl Submissions for Ended {
         Ok(AttemptKey { task: Id::parse("t1").unwrap(), attempt: 1 })
     }
 
-    fn list(&self) -> Vec<SubmissionView> {
+    fn list(&self, _: Listed, _: usize) -> Vec<SubmissionView> {
         Vec::new()
     }
 
@@ -74,7 +74,7 @@ impl Submissions for Ended {
             is_complete: true,
             stdout_bytes: self.log.len() as u64,
             stderr_bytes: 0,
-            notes: Vec::new(),
+            ..SubmissionView::default()
         })
     }
 

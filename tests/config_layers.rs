@@ -19,11 +19,12 @@ struct Scene {
     files: HashMap<PathBuf, String>,
     is_root: bool,
     memory_bytes: u64,
+    disk_free: u64,
 }
 
 impl Scene {
     fn new() -> Self {
-        Self { memory_bytes: 10 << 30, ..Self::default() }.env("HOME", "/home/u")
+        Self { memory_bytes: 10 << 30, disk_free: 100 << 30, ..Self::default() }.env("HOME", "/home/u")
     }
 
     fn args(mut self, args: &str) -> Self {
@@ -56,7 +57,7 @@ impl Scene {
         let surroundings = Surroundings {
             env: &env,
             read_file: &read_file,
-            disk_free: &|_| Some(100 << 30),
+            disk_free: &|_| Some(self.disk_free),
             machine: &machine,
             is_root: self.is_root,
         };
@@ -86,7 +87,6 @@ fn defaults_follow_the_machine() {
     assert_eq!(config.monitor.to_string(), "127.0.0.1:5001");
     assert_eq!(config.log_level, LevelFilter::Info);
     assert_eq!(config.report_interval, Duration::from_secs(30));
-    assert!(!config.is_report_interval_given);
     assert_eq!(config.lent.cpu_millis, 4_000);
     assert_eq!(config.lent.memory_bytes, 8 << 30);
     assert_eq!(config.lent.disk_bytes, 50 << 30);
@@ -103,7 +103,11 @@ fn state_folder_follows_service_and_xdg() {
     let base = Scene::new();
     let by_hand = Path::new("/home/u/.local/state/hivemind");
     assert_eq!(at(base.clone().env("XDG_STATE_HOME", "/x")), Path::new("/x/hivemind"));
-    assert_eq!(at(base.clone().env("INVOCATION_ID", "1")), Path::new("/var/lib/hivemind"));
+    assert_eq!(at(base.clone().env("INVOCATION_ID", "1")), by_hand, "a shell under systemd has it too");
+    let unit = |folder: &str| base.clone().env("STATE_DIRECTORY", folder);
+    assert_eq!(at(unit("/var/lib/hivemind")), Path::new("/var/lib/hivemind"));
+    assert_eq!(at(unit("/var/lib/one:/var/lib/two")), Path::new("/var/lib/one"));
+    assert_eq!(at(unit("relative")), by_hand);
     let root = Scene { is_root: true, ..base.clone() };
     assert_eq!(at(root), Path::new("/var/lib/hivemind"));
     assert_eq!(at(base.clone().env("XDG_STATE_HOME", "relative")), by_hand);
@@ -181,7 +185,7 @@ fn bad_values_name_file_line_and_what_is_right() {
         ("NODE_LABELS=a=1,a=2", "NODE_LABELS \"a=2\" repeats a key"),
         (
             "DOCKER_HOST=tcp://h:1",
-            "DOCKER_HOST \"tcp://h:1\" is not an engine on this machine: write unix:///path/to/docker.sock or npipe:////./pipe/name (tcp:// and ssh:// are not taken)",
+            "DOCKER_HOST \"tcp://h:1\" is not an engine on this machine: write unix:///path/to/docker.sock (npipe:////./pipe/name in Windows builds; tcp:// and ssh:// are not taken)",
         ),
         (
             "MONITOR_ADDRESS=localhost",
@@ -195,7 +199,7 @@ fn bad_values_name_file_line_and_what_is_right() {
         ),
         ("HIVEMIND_CPUS=all", "HIVEMIND_CPUS \"all\" is no number of CPUs: write 2 or 1.5, from 0.01 to 1024"),
         ("HIVEMIND_MEMORY=2 XB", "HIVEMIND_MEMORY \"2 XB\" is no size: write 512MiB, 2GiB, 1.5GB or a number of bytes"),
-        ("HIVEMIND_MEMORY=1MiB", "HIVEMIND_MEMORY \"1MiB\" is out of range: from 16777216 to 1125899906842624 bytes"),
+        ("HIVEMIND_MEMORY=1MiB", "HIVEMIND_MEMORY \"1MiB\" is out of range: from 16 MiB to 1 PiB"),
         ("HIVEMIND_DISK=-1", "HIVEMIND_DISK \"-1\" is no size: write 512MiB, 2GiB, 1.5GB or a number of bytes"),
         ("HIVEMIND_SLOTS=65", "HIVEMIND_SLOTS \"65\" is not right: write a whole number from 1 to 64"),
         (
@@ -205,7 +209,7 @@ fn bad_values_name_file_line_and_what_is_right() {
         ("HIVEMIND_TIMEOUT=2d", "HIVEMIND_TIMEOUT is longer than HIVEMIND_MAX_TIMEOUT, 86400 s"),
         ("HIVEMIND_MAX_TIMEOUT=0", "HIVEMIND_MAX_TIMEOUT \"0\" is out of range: from 1s to 365d"),
         ("HIVEMIND_SHUTDOWN=now", "HIVEMIND_SHUTDOWN \"now\" is not right: write stop, finish or leave"),
-        ("HIVEMIND_LOG_BUDGET=1", "HIVEMIND_LOG_BUDGET \"1\" is out of range: from 65536 to 17179869184 bytes"),
+        ("HIVEMIND_LOG_BUDGET=1", "HIVEMIND_LOG_BUDGET \"1\" is out of range: from 64 KiB to 16 GiB"),
     ] {
         let scene = Scene::new().file("/etc/w.conf", &format!("# head\n{line}\n")).args("--config /etc/w.conf");
         assert_eq!(scene.error(), (format!("/etc/w.conf:2: {message}"), 78), "{line}");
@@ -272,7 +276,7 @@ fn clients_need_no_more_than_the_place() {
 
 #[test]
 fn a_service_has_its_socket_in_its_run_time_folder() {
-    let service = Scene::new().env("INVOCATION_ID", "1");
+    let service = Scene::new().env("STATE_DIRECTORY", "/var/lib/hivemind");
     let run = Path::new("/run/hivemind/control.sock");
     assert_eq!(service.config().control_socket(true), run);
     assert_eq!(service.config().control_socket(false), Path::new("/var/lib/hivemind/control.sock"));
@@ -290,4 +294,17 @@ fn reload_takes_what_is_live_and_names_the_rest() {
     assert_eq!(reload.needs_restart, ["HIVEMIND_TOKEN", "NODE_ID"]);
     assert_eq!(reload.config.log_level, LevelFilter::Debug);
     assert_eq!(reload.config.node_id, old.node_id);
+}
+
+#[test]
+fn reload_keeps_the_default_of_the_disk_though_free_space_moved() {
+    let old = Scene::new().config();
+    let less = Scene { disk_free: 90 << 30, ..Scene::new() };
+    let reload = old.reload(&less.config());
+    assert_eq!((reload.changed, reload.config.lent.disk_bytes), (Vec::new(), 50 << 30));
+    let set = less.clone().env("HIVEMIND_DISK", "10GiB");
+    let reload = old.reload(&set.config());
+    assert_eq!((reload.changed, reload.config.lent.disk_bytes), (vec!["HIVEMIND_DISK"], 10 << 30));
+    let back = set.config().reload(&less.config());
+    assert_eq!((back.changed, back.config.lent.disk_bytes), (vec!["HIVEMIND_DISK"], 45 << 30), "no longer set");
 }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use hivemind_worker::monitor::{
-    Limits, LogPart, Logs, Monitor, MonitorConfig, OutputContent, SubmissionView, Submissions, SubmitError, read_token,
+    Limits, Listed, LogPart, Logs, Monitor, MonitorConfig, OutputContent, SubmissionView, Submissions, SubmitError,
+    read_token,
 };
 use hivemind_worker::node::action::Action;
 use hivemind_worker::node::id::{AttemptKey, Id};
@@ -52,7 +53,7 @@ impl Submissions for Small {
         *self.taken.lock().unwrap() = bytes;
         Ok(AttemptKey { task: Id::parse("t1").unwrap(), attempt: 1 })
     }
-    fn list(&self) -> Vec<SubmissionView> {
+    fn list(&self, _: Listed, _: usize) -> Vec<SubmissionView> {
         Vec::new()
     }
     fn view(&self, _: &str, _: u64, _: Duration) -> Option<SubmissionView> {
@@ -471,7 +472,7 @@ fn a_large_archive_goes_through_whole() {
     let mut refused = archive;
     refused[..6].copy_from_slice(b"refuse");
     let answer = node.ask_control("POST /api/v1/submissions", &refused);
-    assert_eq!((answer.status, answer.error().as_str()), (422, "image: is empty"));
+    assert_eq!((answer.status, answer.error().as_str()), (422, "image is empty"));
 }
 
 #[test]

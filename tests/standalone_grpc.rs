@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use grpc_support::{Folder, PATIENCE, lane_to};
 use hivemind_worker::grpc::{CallError, Metadata, Request};
-use hivemind_worker::monitor::{SubmissionView, Submissions};
+use hivemind_worker::monitor::{Listed, SubmissionView, Submissions};
+use hivemind_worker::node::id::{self, Id};
 use hivemind_worker::node::record::Outcome;
 use hivemind_worker::rpc::lane::Lane;
 use hivemind_worker::rpc::schema::task_result_request::Piece;
@@ -297,7 +298,14 @@ fn life(master: &Master, calls: &mut dyn Calls) {
     };
     assert_eq!(node.poll(&[], 25_000).cancellations[0].key.as_ref().unwrap().task_id, "stopped");
     canceller.join().unwrap().unwrap();
-    let names: Vec<String> = desk.list().into_iter().map(|view| view.task).collect();
+    let key = |task: &str, attempt| id::AttemptKey { task: Id::parse(task).unwrap(), attempt };
+    assert!(desk.read_attempt(&key(&desk.list(Listed::All, 1)[0].task, 1), 1, 0, 9).is_some());
+    assert_eq!(
+        desk.read_attempt(&key(&desk.list(Listed::All, 1)[0].task, 2), 1, 0, 9),
+        None,
+        "another attempt's output"
+    );
+    let names: Vec<String> = desk.list(Listed::All, 1_000).into_iter().map(|view| view.task).collect();
     assert_eq!(names, ["stopped", "count"]);
 }
 
@@ -324,23 +332,23 @@ fn an_author_sees_a_wrong_field_at_once() {
     let table = [
         (json!({"name": "../x"}), "name", "letter or digit"),
         (json!({"name": ""}), "name", "empty"),
-        (json!({"memory": 1}), "memory", "bytes"),
-        (json!({"timeout_s": 90_000}), "timeout_s", "86400000 milliseconds"),
-        (json!({"grace_s": 61}), "grace_s", "60000 milliseconds"),
+        (json!({"memory": 1}), "memory", "is 1 bytes, must be from 16 MiB to 1 PiB"),
+        (json!({"timeout_s": 90_000}), "timeout_s", "is 90000, must be from 0.1 to 86400"),
+        (json!({"grace_s": 61}), "grace_s", "is 61, must be from 0 to 60"),
         (json!({"priority": 101}), "priority", "0 to 100"),
         (json!({"image": "--privileged"}), "image", ""),
         (json!({"owner": "a b"}), "owner", ""),
         (json!({"outputs": ["/etc"]}), "outputs[0]", "below the work folder"),
-        (json!({"env": {"TASK_ID": "x"}}), "env[0]", "TASK_ID"),
-        (json!({"nmae": "x"}), "", "name"),
-        (json!([]), "", "task.json"),
+        (json!({"env": {"TASK_ID": "x"}}), "env", "TASK_ID: "),
+        (json!({"nmae": "x"}), "task.json", "name"),
+        (json!([]), "task.json", "object"),
     ];
     for (task, field, words) in table {
         let (at, message) = submit(&desk, task.clone(), &[]).unwrap_err();
         assert_eq!(at, field, "{task}: {message}");
         assert!(message.contains(words), "{task}: {message}");
     }
-    assert_eq!(desk.list(), []);
+    assert_eq!(desk.list(Listed::All, 1_000), []);
     let made = submit(&desk, json!({}), &[]).unwrap();
     assert!(made.starts_with("task-20") && made.len() == "task-20260101-01234567".len(), "{made}");
     submit(&desk, json!({"name": "twice"}), &[]).unwrap();

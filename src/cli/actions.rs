@@ -1,9 +1,15 @@
 //! `drain`, `pause`, `resume` and `cancel`.
 
+use std::time::Duration;
+
 use crate::node::id::{AttemptKey, Id};
+use crate::node::record::Outcome;
 
 use super::client::{Client, ClientError, encoded};
 use super::{Failure, tell};
+
+/// Rows of history that are looked through: as many as the worker gives at once.
+const MAX_HISTORY: u32 = 1_000;
 
 /// Tells the node one of the words that it knows.
 pub(super) fn act(client: &Client, word: &str, done: &str) -> Result<u8, Failure> {
@@ -18,13 +24,32 @@ pub(super) fn cancel(client: &Client, task: &Id) -> Result<u8, Failure> {
         Ok(()) => {}
         // Not submitted here, or no small master here (409): the node may hold it all the same.
         Err(ClientError::Refused { status: 404 | 409, .. }) => {
-            let key = held_attempt(client, task)?.ok_or_else(|| not_held(task))?;
+            if let Some(outcome) = ended_submission(client, task)? {
+                return Err(has_ended(task, outcome));
+            }
+            let Some(key) = held_attempt(client, task)? else {
+                let ended = client.history(MAX_HISTORY)?.into_iter().find(|row| row.key.task == *task);
+                return Err(ended.map_or_else(|| not_held(task), |row| has_ended(task, row.outcome)));
+            };
             client.post(&format!("/api/v1/tasks/{}/{}/stop", encoded(key.task.as_str()), key.attempt))?;
         }
         Err(error) => return Err(error.into()),
     }
     tell(&format!("{task} is being stopped"));
     Ok(0)
+}
+
+/// How a task ended that was submitted here; `None` while it goes on, and where it was not.
+fn ended_submission(client: &Client, task: &Id) -> Result<Option<Outcome>, ClientError> {
+    match client.submission(task.as_str(), None, Duration::ZERO) {
+        Ok(view) => Ok(view.final_report.map(|report| report.outcome)),
+        Err(ClientError::Refused { status: 404 | 409, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn has_ended(task: &Id, outcome: Outcome) -> Failure {
+    Failure::new(format!("{task} has ended: {outcome}"))
 }
 
 /// The latest attempt of a task that the node holds.

@@ -15,8 +15,8 @@ use crate::node::id::AttemptKey;
 use crate::node::snapshot::{HistoryRow, Snapshot};
 
 use super::socket::{NoResolver, SocketConnector};
-use super::view::{HistoryAnswer, LogPart, StreamName, SubmissionView};
-use super::{EXIT_FAILURE, Failure};
+use super::view::{HistoryAnswer, ListAnswer, LogPart, StreamName, SubmissionView};
+use super::{EXIT_FAILURE, Failure, folder};
 
 /// A snapshot of 64 tasks with 4 KiB of output each, and a thousand rows of history, is far below.
 const MAX_JSON_BYTES: u64 = 16 << 20;
@@ -58,17 +58,20 @@ impl ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoWorker { socket, source } => {
-                let socket = socket.display();
+            Self::NoWorker { socket: path, source } => {
+                let socket = path.display();
                 match source.kind() {
                     io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => write!(
                         f,
                         "no worker answers at {socket}: start one with `hivemind-worker standalone` or `run`, or name its state folder with --state"
                     ),
-                    io::ErrorKind::PermissionDenied => write!(
+                    io::ErrorKind::PermissionDenied if path == Path::new(SERVICE_SOCKET) => write!(
                         f,
                         "no permission for {socket}: use the worker's own user, or join its group (usermod -aG hivemind USER)"
                     ),
+                    io::ErrorKind::PermissionDenied => {
+                        write!(f, "no permission for {socket}: {}", folder::no_entry(path))
+                    }
                     _ => write!(f, "can't connect to {socket}: {source}"),
                 }
             }
@@ -112,6 +115,16 @@ impl Client {
     /// `/api/v1/history`, newest first.
     pub(super) fn history(&self, limit: u32) -> Result<Vec<HistoryRow>, ClientError> {
         json::<HistoryAnswer>(self.get(&format!("/api/v1/history?limit={limit}"))?).map(HistoryAnswer::rows)
+    }
+
+    /// Submissions that wait at the small master or were ended there, waiting ones first, as they come. None where the
+    /// node is not standalone.
+    pub(super) fn at_master(&self, limit: u32) -> Result<Vec<serde_json::Value>, ClientError> {
+        match self.get(&format!("/api/v1/submissions?at=master&limit={limit}")) {
+            Ok(response) => json::<ListAnswer>(response).map(ListAnswer::rows),
+            Err(ClientError::Refused { status: 409, .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Something to do, without content.

@@ -5,18 +5,27 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::config::{Config, MasterUrl};
+use crate::docker::{Docker, DockerHost, EngineFacts, NodeTimeouts};
+use crate::node::spec::BASE_IMAGE;
 use crate::sys::private::{self, PrivateError};
 
 use super::table::{self, row};
-use super::{EXIT_FAILURE, Failure, health, print};
+use super::{EXIT_FAILURE, Failure, folder, health, print};
+
+/// A person waits for it.
+const PATIENCE: NodeTimeouts =
+    NodeTimeouts { connect: Duration::from_secs(2), quick: Duration::from_secs(10), slow: Duration::from_secs(10) };
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Grade {
     /// As it should be.
     Ok,
+    /// Good to know; nothing is wrong.
+    Hint,
     /// The node works, but less than it could.
     Warn,
     /// The node can't do its work.
@@ -52,16 +61,17 @@ pub(super) fn doctor(config: &Config) -> Result<u8, Failure> {
         config.warnings.iter().map(|warning| ("configuration", Finding::warn(warning))).collect();
     findings.extend([
         ("state folder", state_folder(&config.state_dir)),
-        ("engine", engine(&config.docker_host)),
         ("cgroups", cgroups(&|path| fs::read_to_string(path).ok())),
-        ("master", master(config.master_url.as_ref())),
+        ("master", master(config.master_grpc_url.as_ref().or(config.master_url.as_ref()))),
         ("monitor", monitor(config.monitor)),
     ]);
+    findings.extend(engine(&config.docker_host));
     let rows: Vec<Vec<String>> = findings
         .iter()
         .map(|(name, finding)| {
             let grade = match finding.grade {
                 Grade::Ok => "ok",
+                Grade::Hint => "hint",
                 Grade::Warn => "warn",
                 Grade::Fail => "FAIL",
             };
@@ -80,10 +90,7 @@ fn state_folder(path: &Path) -> Finding {
             Err(error) => Finding::fail(format!("{} can't be written: {error}", path.display())),
         },
         Err(PrivateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => missing_folder(path),
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map_or(String::new(), |source| format!(": {source}"));
-            Finding::fail(format!("{error}{cause}"))
-        }
+        Err(error) => Finding::fail(folder::trouble(&error)),
     }
 }
 
@@ -108,7 +115,55 @@ fn tempfile_check(path: &Path) -> Result<(), String> {
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK).map_err(|errno| io::Error::from(errno).to_string())
 }
 
-fn engine(docker_host: &str) -> Finding {
+/// Whether the engine answers, can hold what the sandbox asks for, and has the base image.
+fn engine(docker_host: &str) -> Vec<(&'static str, Finding)> {
+    let socket = engine_socket(docker_host);
+    if socket.grade == Grade::Fail {
+        return vec![("engine", socket)];
+    }
+    let host = match DockerHost::parse(docker_host) {
+        Ok(host) => host,
+        Err(error) => return vec![("engine", Finding::fail(error.to_string()))],
+    };
+    let docker = Docker::new(host, PATIENCE);
+    let facts = match docker.ping().and_then(|_| docker.facts()) {
+        Ok(facts) => facts,
+        Err(error) => return vec![("engine", Finding::fail(format!("can't be used: {error}")))],
+    };
+    vec![
+        ("engine", Finding::ok(format!("{} (API {}, {})", facts.version, facts.api, facts.storage_driver))),
+        ("limits", limits(&facts)),
+        ("base image", base_image(&docker)),
+    ]
+}
+
+/// The same conditions and words as the running worker's.
+fn limits(facts: &EngineFacts) -> Finding {
+    let lacks = |what: &str, mend: &str| Finding::fail(format!("engine {} can't limit {what}: {mend}", facts.version));
+    if facts.os != "linux" {
+        Finding::fail(format!("the engine runs {} containers; switch it to Linux containers", facts.os))
+    } else if !facts.memory_limit {
+        lacks("memory", "enable the memory cgroup (on a Raspberry Pi: cgroup_enable=memory in cmdline.txt)")
+    } else if !facts.cpu_quota {
+        lacks("CPU time", "the kernel needs CONFIG_CFS_BANDWIDTH")
+    } else if !facts.pids_limit {
+        lacks("processes", "the kernel needs the pids cgroup")
+    } else {
+        Finding::ok("the engine can limit memory, CPU time and processes")
+    }
+}
+
+fn base_image(docker: &Docker) -> Finding {
+    match docker.inspect_image(BASE_IMAGE) {
+        Ok(_) => Finding::ok(format!("{BASE_IMAGE} is here")),
+        Err(error) if error.is_not_found() => Finding::warn(format!(
+            "{BASE_IMAGE} isn't here, which tasks without an image of their own use: scripts/build-image.sh makes it"
+        )),
+        Err(error) => Finding::fail(format!("{BASE_IMAGE} can't be looked at: {error}")),
+    }
+}
+
+fn engine_socket(docker_host: &str) -> Finding {
     let Some(path) = docker_host.strip_prefix("unix://") else {
         return Finding::fail(format!("{docker_host} is for Windows: write DOCKER_HOST=unix:///var/run/docker.sock"));
     };
@@ -152,8 +207,9 @@ fn cgroups(read: &dyn Fn(&str) -> Option<String>) -> Finding {
 
 fn master(url: Option<&MasterUrl>) -> Finding {
     let Some(url) = url else {
-        return Finding::warn(
-            "none is set: set MASTER_NODE_URL=https://HOST[:PORT], or try `hivemind-worker standalone`",
+        return Finding::new(
+            Grade::Hint,
+            "none is set, which `hivemind-worker standalone` doesn't need; for `run` set MASTER_NODE_URL=https://HOST[:PORT]",
         );
     };
     match (url.host.as_str(), url.port).to_socket_addrs() {
@@ -203,10 +259,33 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_must_limit_what_the_sandbox_limits() {
+        let good = EngineFacts {
+            os: "linux".to_owned(),
+            memory_limit: true,
+            cpu_quota: true,
+            pids_limit: true,
+            ..EngineFacts::default()
+        };
+        assert_eq!(limits(&good).grade, Grade::Ok);
+        for (bad, word) in [
+            (EngineFacts { memory_limit: false, ..good.clone() }, "memory"),
+            (EngineFacts { cpu_quota: false, ..good.clone() }, "CPU time"),
+            (EngineFacts { pids_limit: false, ..good.clone() }, "processes"),
+            (EngineFacts { os: "windows".to_owned(), ..good.clone() }, "Linux containers"),
+        ] {
+            let finding = limits(&bad);
+            assert!(finding.grade == Grade::Fail && finding.text.contains(word), "{}", finding.text);
+        }
+    }
+
+    #[test]
     fn says_how_to_mend() {
-        let finding = engine("unix:///not/there.sock");
+        let findings = engine("unix:///not/there.sock");
+        let (_, finding) = &findings[0];
         assert!(finding.grade == Grade::Fail && finding.text.contains("apt-get install docker.io"));
-        assert_eq!(master(None).grade, Grade::Warn);
+        assert_eq!(findings.len(), 1, "an engine that isn't there is one finding");
+        assert_eq!(master(None).grade, Grade::Hint);
         let loopback = MasterUrl::parse("http://127.0.0.1:5").unwrap();
         assert_eq!(master(Some(&loopback)).grade, Grade::Ok);
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -49,7 +49,11 @@ fn to_the_end(client: &Client, options: &Submit, key: &AttemptKey, stop: &Stop) 
         print(&format!("{line}\n"))?;
     }
     saved.map_err(other)?;
-    Ok(exit_code(report.outcome, report.exit_code))
+    Ok(match exit_code(report.outcome, report.exit_code) {
+        // Whoever wanted the files has not got all of them.
+        0 if options.output.is_some() && !report.cut.is_empty() => EXIT_OTHER,
+        code => code,
+    })
 }
 
 struct Follower<'a> {
@@ -60,6 +64,7 @@ struct Follower<'a> {
     stderr: (u64, Sink<io::Stderr>),
     phase: String,
     detail: String,
+    waits: Option<String>,
     notes: usize,
     away_since: Option<Instant>,
 }
@@ -74,11 +79,11 @@ fn summary(key: &AttemptKey, report: &ReportView) -> String {
         text.push_str(&format!(", exit code {code}"));
     }
     text.push_str(&format!(
-        ", {}, peak memory {}, CPU time {}, {} output files",
+        ", {}, peak memory {}, CPU time {}, {}",
         table::duration(report.duration_ms),
-        table::bytes(report.usage.peak_memory_bytes),
+        table::peak(report.usage.peak_memory_bytes),
         table::duration(report.usage.cpu_ms),
-        report.outputs.len()
+        table::count(report.outputs.len() as u64, "output file")
     ));
     if !report.reason.is_empty() {
         text.push_str(": ");
@@ -97,6 +102,7 @@ impl<'a> Follower<'a> {
             stderr: (0, Sink::stderr()),
             phase: String::new(),
             detail: String::new(),
+            waits: None,
             notes: 0,
             away_since: None,
         }
@@ -157,6 +163,12 @@ impl<'a> Follower<'a> {
         if view.phase != self.phase {
             self.phase.clone_from(&view.phase);
             tell(&format!("{} {}", self.key, view.phase));
+        }
+        if view.waits != self.waits {
+            if let Some(reason) = &view.waits {
+                tell(&format!("{} waits: {reason}", self.key));
+            }
+            self.waits.clone_from(&view.waits);
         }
         for note in view.notes.iter().skip(self.notes) {
             tell(&format!("{} note: {note}", self.key));

@@ -12,6 +12,9 @@ use super::{Failure, print, tell};
 /// Seconds that a worker which is well needs at most for a line.
 const PATIENCE_S: u64 = 5;
 
+/// The likeliest mistake.
+const OTHER_PORT: &str = "if the worker's page is on another port, say so with --monitor-port N or MONITOR_PORT";
+
 /// `healthcheck`: ends with 0 when the monitor says that all is well.
 pub(super) fn healthcheck(options: &ClientOptions) -> Result<u8, Failure> {
     let address = config::reachable(options.monitor);
@@ -24,8 +27,8 @@ pub(super) fn healthcheck(options: &ClientOptions) -> Result<u8, Failure> {
             print("ok\n")?;
             Ok(0)
         }
-        Ok(status) => Err(Failure::new(format!("{url} answers {status}"))),
-        Err(error) => Err(Failure::new(format!("{url} does not answer: {error}"))),
+        Ok(status) => Err(Failure::new(format!("{url} answers {status}: {OTHER_PORT}"))),
+        Err(error) => Err(Failure::new(format!("{url} does not answer: {error}: {OTHER_PORT}"))),
     }
 }
 

@@ -67,8 +67,8 @@ static TOPICS: [Topic; 14] = [
          \x20             relative to the task file\n\
          \n\
          Ends with the task's exit code, else: 124 timed out, 137 out of memory, 130 cancelled (or Ctrl-C, after which the\n\
-         task goes on), 125 rejected (a value out of range too), node fault or no standalone node, 126 anything else, 2 a mistake\n\
-         in flags or in the form of the task file.\n",
+         task goes on), 125 rejected, node fault or no standalone node, 126 anything else, and with --output also when a file was\n\
+         cut or not saved, 2 a mistake in flags, files or the task file (it was not taken then).\n",
     ),
     topic(
         "status",
@@ -79,15 +79,17 @@ static TOPICS: [Topic; 14] = [
     topic(
         "tasks",
         "hivemind-worker tasks [--json] [--limit N]",
-        "list the tasks that the node holds and those that ended",
-        "  --json      one JSON object with `tasks` and `history`\n\
+        "list the tasks that the node holds, those that wait at the small master, and those that ended",
+        "  --json      one JSON object with `tasks`, `history` and `submissions` (waiting or ended at the small master)\n\
          \x20 --limit N   how many that ended, 0 to 1000; default: 20\n",
     ),
     topic(
         "logs",
         "hivemind-worker logs TASK [--stderr] [--follow] [--attempt N]",
         "print a task's output",
-        "  --stderr      standard error instead of standard output\n\
+        "Standard error says what a reader must know: that the task has not started, or what is missing.\n\
+         \n\
+         \x20 --stderr      standard error instead of standard output\n\
          \x20 --follow      go on until the task ended or Ctrl-C\n\
          \x20 --attempt N   an attempt that the node holds; default: the latest\n",
     ),
@@ -115,7 +117,7 @@ static TOPICS: [Topic; 14] = [
         "doctor",
         "hivemind-worker doctor [FLAGS]",
         "look for what would keep the node from working",
-        "One line a check: ok, warn or FAIL, with how to mend it. Ends with 1 when one fails. Changes nothing.\n",
+        "One line a check: ok, hint, warn or FAIL, with how to mend it. Ends with 1 when one fails. Changes nothing.\n",
     ),
     topic(
         "healthcheck",

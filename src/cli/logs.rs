@@ -9,11 +9,13 @@ use crate::node::id::AttemptKey;
 use super::client::{Client, ClientError};
 use super::escape::Escaper;
 use super::interrupt::{EXIT_INTERRUPTED, Stop, until_interrupted};
-use super::view::{LogPart, StreamName};
+use super::view::{LogPart, StreamName, SubmissionView};
 use super::{Failure, actions, tell};
 
 /// Between two looks for more output.
 const LOOK: Duration = Duration::from_millis(500);
+/// Phases at the node in which there is no output.
+const BEFORE_THE_START: [&str; 4] = ["received", "queued", "preparing", "starting"];
 
 /// Passes a stream on: bytes as they are, or escaped for a terminal.
 pub(super) struct Sink<W> {
@@ -62,7 +64,7 @@ impl<W: Write> Sink<W> {
 }
 
 enum Source {
-    Submission,
+    Submission(Box<SubmissionView>),
     Attempt(AttemptKey),
 }
 
@@ -77,11 +79,18 @@ fn copy_stream(client: &Client, logs: &Logs, stop: &Stop) -> Result<u8, Failure>
     let task = logs.task.as_str();
     let stream = if logs.is_stderr { StreamName::Stderr } else { StreamName::Stdout };
     match source(client, logs)? {
-        Source::Submission => copy(
-            |offset| client.submission_log(task, stream, offset),
-            || client.submission(task, None, Duration::ZERO).map(|view| view.is_complete),
-            logs.is_following.then_some(stop),
-        ),
+        Source::Submission(view) => {
+            if let Some(text) = not_started(&view) {
+                tell(&text);
+            }
+            let code = copy(
+                |offset| client.submission_log(task, stream, offset),
+                || client.submission(task, None, Duration::ZERO).map(|view| view.is_complete),
+                logs.is_following.then_some(stop),
+            )?;
+            tell_notes(client, task);
+            Ok(code)
+        }
         Source::Attempt(key) => copy(
             |offset| client.attempt_log(&key, stream, offset),
             || client.status().map(|status| status.attempts.iter().all(|view| view.key != key)),
@@ -93,7 +102,7 @@ fn copy_stream(client: &Client, logs: &Logs, stop: &Stop) -> Result<u8, Failure>
 fn source(client: &Client, logs: &Logs) -> Result<Source, Failure> {
     if logs.attempt.is_none() {
         match client.submission(logs.task.as_str(), None, Duration::ZERO) {
-            Ok(_) => return Ok(Source::Submission),
+            Ok(view) => return Ok(Source::Submission(Box::new(view))),
             // Not submitted here, or no small master here.
             Err(ClientError::Refused { status: 404 | 409, .. }) => {}
             Err(error) => return Err(error.into()),
@@ -104,6 +113,27 @@ fn source(client: &Client, logs: &Logs) -> Result<Source, Failure> {
         None => actions::held_attempt(client, &logs.task)?,
     };
     key.map(Source::Attempt).ok_or_else(|| actions::not_held(&logs.task))
+}
+
+/// Why a task has no output yet, or never will; `None` for one that has started.
+fn not_started(view: &SubmissionView) -> Option<String> {
+    let key = view.key();
+    if let Some(report) = view.final_report.as_ref().filter(|_| view.is_at_master) {
+        return Some(format!("{key} never ran: {}: {}", report.outcome, report.reason));
+    }
+    if !view.is_at_master && !BEFORE_THE_START.contains(&view.phase.as_str()) {
+        return None;
+    }
+    let reason = view.waits.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+    Some(format!("{key} has not started yet: {}{reason}", view.phase))
+}
+
+/// What a reader of the output must know, such as a gap. The output is whole in itself: no more than a help.
+fn tell_notes(client: &Client, task: &str) {
+    let Ok(view) = client.submission(task, None, Duration::ZERO) else { return };
+    for note in &view.notes {
+        tell(&format!("{} note: {note}", view.key()));
+    }
 }
 
 /// Copies what is there, and with `follow` what comes until the end.

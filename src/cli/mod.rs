@@ -6,6 +6,7 @@ mod actions;
 mod client;
 mod doctor;
 mod escape;
+mod folder;
 mod follow;
 mod health;
 mod help;

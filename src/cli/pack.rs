@@ -14,7 +14,7 @@ use crate::node::id::Id;
 use crate::node::spec::MAX_INPUT_BYTES;
 
 /// Name of the task file in a folder and in the archive.
-const TASK_FILE: &str = "task.json";
+pub(super) const TASK_FILE: &str = "task.json";
 /// Folders in folders; a path of the kernel holds few more.
 const MAX_DEPTH: usize = 64;
 /// A tar archive consists of such blocks, and ends with two empty ones.

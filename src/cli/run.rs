@@ -4,11 +4,11 @@ use crate::config::{Config, EXIT_CONFIG, Loaded};
 use crate::daemon;
 use crate::sys::private;
 
-use super::{Failure, logging};
+use super::{Failure, folder, logging};
 
 /// `run`.
 pub(super) fn run(config: Config) -> Result<u8, Failure> {
-    if config.master_url.is_none() {
+    if config.master_url.is_none() && config.master_grpc_url.is_none() {
         return Err(Failure::with_code(
             EXIT_CONFIG,
             "no master is set, so there is nobody to take tasks from.\n\
@@ -26,6 +26,9 @@ pub(super) fn standalone(config: Config) -> Result<u8, Failure> {
 
 fn start(config: Config, mode: daemon::Mode) -> Result<u8, Failure> {
     private::restrict_umask();
+    if let Err(error @ private::PrivateError::Owner { .. }) = private::check_private_dir(&config.state_dir) {
+        return Err(Failure::with_code(EXIT_CONFIG, folder::trouble(&error)));
+    }
     logging::init(&config)?;
     for warning in &config.warnings {
         log::warn!("{warning}");

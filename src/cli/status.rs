@@ -6,10 +6,13 @@ use crate::sys::time::unix_ms;
 
 use super::client::Client;
 use super::table::{self, bytes, cpus, duration, row};
+use super::view::SubmissionView;
 use super::{Failure, print};
 
 /// Alerts that are shown to people; all of them are on the monitor page.
 const MAX_ALERTS: usize = 5;
+/// Submissions at the small master that are asked for: below what a reader takes in, and few enough for one answer.
+const MAX_AT_MASTER: u32 = 1_000;
 
 /// `status`.
 pub(super) fn status(client: &Client, format: Format) -> Result<u8, Failure> {
@@ -21,14 +24,20 @@ pub(super) fn status(client: &Client, format: Format) -> Result<u8, Failure> {
 
 /// `tasks`.
 pub(super) fn tasks(client: &Client, format: Format, limit: u32) -> Result<u8, Failure> {
-    let attempts = client.status()?.attempts;
+    let snapshot = client.status()?;
     let history = client.history(limit)?;
+    let at_master = if snapshot.is_standalone { client.at_master(MAX_AT_MASTER)? } else { Vec::new() };
     match format {
         Format::Json => {
-            let value = serde_json::json!({ "tasks": attempts, "history": history });
+            let value = serde_json::json!({ "tasks": snapshot.attempts, "history": history, "submissions": at_master });
             print(&format!("{value}\n"))
         }
-        Format::Text => print(&tasks_text(&attempts, &history)),
+        Format::Text => {
+            let views = at_master.into_iter().map(serde_json::from_value::<SubmissionView>);
+            let views = views.collect::<Result<Vec<_>, _>>();
+            let views = views.map_err(|error| Failure::new(format!("the worker's answer can't be read: {error}")))?;
+            print(&tasks_text(&snapshot.attempts, &history, &views, limit))
+        }
     }
 }
 
@@ -96,29 +105,32 @@ fn status_text(snapshot: &Snapshot) -> String {
     let mut text = table::render(&rows);
     if !snapshot.attempts.is_empty() {
         text.push('\n');
-        text.push_str(&attempts_text(&snapshot.attempts));
+        text.push_str(&attempts_text(&snapshot.attempts, &[]));
     }
     text
 }
 
-fn tasks_text(attempts: &[AttemptView], history: &[HistoryRow]) -> String {
-    if attempts.is_empty() && history.is_empty() {
-        return "no tasks yet\n".to_owned();
+/// What the node holds and what waits at the small master; then what ended at either, the newest `limit`.
+fn tasks_text(attempts: &[AttemptView], history: &[HistoryRow], at_master: &[SubmissionView], limit: u32) -> String {
+    let waiting: Vec<&SubmissionView> = at_master.iter().filter(|view| view.final_report.is_none()).collect();
+    let mut ended: Vec<(u64, Vec<String>)> =
+        history.iter().map(|entry| (entry.finished_ms, ended_row(entry))).collect();
+    ended.extend(at_master.iter().filter_map(|view| Some((view.finished_ms, never_ran_row(view)?))));
+    ended.sort_by_key(|(finished_ms, _)| std::cmp::Reverse(*finished_ms));
+    ended.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let mut parts = Vec::new();
+    if !attempts.is_empty() || !waiting.is_empty() {
+        parts.push(attempts_text(attempts, &waiting));
     }
-    let mut text = String::new();
-    if !attempts.is_empty() {
-        text.push_str(&attempts_text(attempts));
+    if !ended.is_empty() {
+        let head = row(["ENDED TASK", "OUTCOME", "CODE", "DURATION", "PEAK MEMORY", "OUTPUT", "REASON"]);
+        let rows: Vec<Vec<String>> = std::iter::once(head).chain(ended.into_iter().map(|(_, row)| row)).collect();
+        parts.push(table::render(&rows));
     }
-    if !history.is_empty() {
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        text.push_str(&history_text(history));
-    }
-    text
+    if parts.is_empty() { "no tasks yet\n".to_owned() } else { parts.join("\n") }
 }
 
-fn attempts_text(attempts: &[AttemptView]) -> String {
+fn attempts_text(attempts: &[AttemptView], waiting: &[&SubmissionView]) -> String {
     let mut rows = vec![row(["TASK", "PHASE", "SINCE", "CPUS", "MEMORY", "DETAIL"])];
     let now = unix_ms();
     rows.extend(attempts.iter().map(|view| {
@@ -132,21 +144,33 @@ fn attempts_text(attempts: &[AttemptView]) -> String {
             &view.detail,
         ])
     }));
-    table::render(&rows)
-}
-
-fn history_text(history: &[HistoryRow]) -> String {
-    let mut rows = vec![row(["ENDED TASK", "OUTCOME", "CODE", "DURATION", "PEAK MEMORY", "OUTPUT", "REASON"])];
-    rows.extend(history.iter().map(|entry| {
+    rows.extend(waiting.iter().map(|view| {
         row([
-            &entry.key.to_string(),
-            entry.outcome.as_str(),
-            &entry.exit_code.map_or("-".to_owned(), |code| code.to_string()),
-            &duration(entry.duration_ms),
-            &bytes(entry.usage.peak_memory_bytes),
-            &format!("{} files, {}", entry.output_files, bytes(entry.output_bytes)),
-            &entry.reason,
+            &view.key(),
+            &view.phase,
+            &duration(now.saturating_sub(view.submitted_ms)),
+            &cpus(view.limits.cpu_millis),
+            &format!("- of {}", bytes(view.limits.memory_bytes)),
+            view.waits.as_deref().unwrap_or_default(),
         ])
     }));
     table::render(&rows)
+}
+
+fn ended_row(entry: &HistoryRow) -> Vec<String> {
+    row([
+        &entry.key.to_string(),
+        entry.outcome.as_str(),
+        &entry.exit_code.map_or("-".to_owned(), |code| code.to_string()),
+        &duration(entry.duration_ms),
+        &table::peak(entry.usage.peak_memory_bytes),
+        &format!("{}, {}", table::count(entry.output_files, "file"), bytes(entry.output_bytes)),
+        &entry.reason,
+    ])
+}
+
+/// Of a task that the small master ended by its own word.
+fn never_ran_row(view: &SubmissionView) -> Option<Vec<String>> {
+    let report = view.final_report.as_ref()?;
+    Some(row([&view.key(), report.outcome.as_str(), "-", "-", "-", "-", &report.reason]))
 }

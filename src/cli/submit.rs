@@ -4,7 +4,7 @@ use crate::config::{EXIT_USAGE, Format, Submit};
 use crate::node::id::AttemptKey;
 use crate::node::record::Outcome;
 
-use super::client::Client;
+use super::client::{Client, ClientError};
 use super::{Failure, follow, pack, print, tell};
 
 /// Exit code where the task never got to run: refused, or no worker to give it to.
@@ -16,7 +16,7 @@ pub(super) const EXIT_OTHER: u8 = 126;
 pub(super) fn submit(client: &Client, options: &Submit) -> Result<u8, Failure> {
     let archive = pack::pack(&options.source, options.name.as_ref())
         .map_err(|message| Failure::with_code(EXIT_USAGE, message))?;
-    let key = client.submit(&archive).map_err(|error| Failure::with_code(EXIT_NOT_RUN, error.to_string()))?;
+    let key = client.submit(&archive).map_err(|error| refused(&error, options))?;
     drop(archive);
     if options.is_waiting {
         tell(&format!("{key} submitted"));
@@ -24,6 +24,22 @@ pub(super) fn submit(client: &Client, options: &Submit) -> Result<u8, Failure> {
     }
     tell(&format!("{key} submitted: `hivemind-worker logs {} --follow` shows its output", key.task));
     print(&submitted(&key, options.format))
+}
+
+/// A mistake in the task is its author's, and is told with the place; anything else is the node's.
+fn refused(error: &ClientError, options: &Submit) -> Failure {
+    let ClientError::Refused { status: 422, message } = error else {
+        return Failure::with_code(EXIT_NOT_RUN, error.to_string());
+    };
+    let is_about_flag = options.name.is_some() && message.starts_with("name ");
+    let inner = options.source.join(pack::TASK_FILE);
+    let place = match (is_about_flag, options.source.is_dir()) {
+        (true, _) => "flag --name".to_owned(),
+        (false, true) if inner.exists() => inner.display().to_string(),
+        (false, _) => options.source.display().to_string(),
+    };
+    let message = message.strip_prefix(pack::TASK_FILE).map_or(message.as_str(), str::trim_start);
+    Failure::with_code(EXIT_USAGE, format!("{place}: {message}"))
 }
 
 fn submitted(key: &AttemptKey, format: Format) -> String {

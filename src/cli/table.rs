@@ -41,6 +41,16 @@ pub(super) fn bytes(bytes: u64) -> String {
     }
 }
 
+/// The most memory that was seen; a task that ended before the first look has none.
+pub(super) fn peak(bytes_seen: u64) -> String {
+    if bytes_seen == 0 { "unknown".to_owned() } else { bytes(bytes_seen) }
+}
+
+/// A number of things: `1 file`, `2 files`.
+pub(super) fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// CPUs from thousandths.
 pub(super) fn cpus(millis: u64) -> String {
     let text = format!("{}.{:03}", millis / 1_000, millis % 1_000);
@@ -51,6 +61,8 @@ pub(super) fn cpus(millis: u64) -> String {
 pub(super) fn duration(ms: u64) -> String {
     let seconds = ms / 1_000;
     match seconds {
+        // Tenths of a second would say nothing.
+        0 if ms < 100 => format!("{ms} ms"),
         0..=59 => format!("{seconds}.{} s", ms % 1_000 / 100),
         60..=3_599 => format!("{} min {} s", seconds / 60, seconds % 60),
         3_600..=86_399 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
@@ -76,7 +88,9 @@ mod tests {
         assert_eq!(bytes(256 << 20), "256.0 MiB");
         assert_eq!(bytes(u64::MAX), "16777215.9 TiB");
         assert_eq!((cpus(1_500), cpus(2_000), cpus(10)), ("1.5".to_owned(), "2".to_owned(), "0.01".to_owned()));
-        assert_eq!(duration(3_250), "3.2 s");
+        assert_eq!((duration(49), duration(3_250)), ("49 ms".to_owned(), "3.2 s".to_owned()));
+        assert_eq!((count(1, "file"), count(0, "file")), ("1 file".to_owned(), "0 files".to_owned()));
+        assert_eq!((peak(0), peak(1 << 20)), ("unknown".to_owned(), "1.0 MiB".to_owned()));
         assert_eq!(duration(61_000), "1 min 1 s");
         assert_eq!(duration(90_000_000), "1 d 1 h");
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::node::record::{Outcome, OutputFile, Usage};
+use crate::node::resources::Resources;
 use crate::node::snapshot::HistoryRow;
 
 /// A submitted task.
@@ -33,6 +34,28 @@ pub(super) struct SubmissionView {
     /// What a reader must know, oldest first.
     #[serde(default)]
     pub(super) notes: Vec<String>,
+    /// Why it waits for a node.
+    #[serde(default)]
+    pub(super) waits: Option<String>,
+    /// Whether the node knows nothing of it.
+    #[serde(default)]
+    pub(super) is_at_master: bool,
+    /// What it asks for.
+    #[serde(default)]
+    pub(super) limits: Resources,
+    /// When it came, milliseconds since 1970.
+    #[serde(default)]
+    pub(super) submitted_ms: u64,
+    /// When it ended.
+    #[serde(default)]
+    pub(super) finished_ms: u64,
+}
+
+impl SubmissionView {
+    /// As people name it.
+    pub(super) fn key(&self) -> String {
+        format!("{}#{}", self.task, self.attempt)
+    }
 }
 
 /// A final report without the parts that only masters need.
@@ -112,6 +135,19 @@ impl HistoryAnswer {
     /// Newest first.
     pub(super) fn rows(self) -> Vec<HistoryRow> {
         self.history
+    }
+}
+
+/// `{"submissions": [...]}`.
+#[derive(Deserialize)]
+pub(super) struct ListAnswer {
+    submissions: Vec<serde_json::Value>,
+}
+
+impl ListAnswer {
+    /// In the worker's order.
+    pub(super) fn rows(self) -> Vec<serde_json::Value> {
+        self.submissions
     }
 }
 

@@ -51,7 +51,7 @@ pub static KEYS: [Key; 24] = [
     .flag("master-url"),
     key(
         "MASTER_GRPC_URL",
-        "Address of the master's gRPC service, when it is another",
+        "Address of the master's gRPC service, when it is another; alone it is enough",
         ["URL", "as MASTER_NODE_URL", "MASTER_NODE_URL"],
     ),
     key(
@@ -59,7 +59,7 @@ pub static KEYS: [Key; 24] = [
         "Certificate authorities for the master's certificate",
         ["path", "PEM file", "those of the system"],
     ),
-    key("HIVEMIND_TOKEN", "Token to join with", ["text", "one line, at most 4096 bytes", "none"]).secret(),
+    key("HIVEMIND_TOKEN", "Token to join with", ["text", "visible ASCII without spaces, at most 4096 bytes", "none"]).secret(),
     key("HIVEMIND_TOKEN_FILE", "File that holds the token to join with", ["path", "readable file", "none"]),
     key(
         "HIVEMIND_ALLOW_PLAINTEXT",
@@ -87,14 +87,15 @@ pub static KEYS: [Key; 24] = [
         [
             "path",
             "absolute or relative path",
-            "/var/lib/hivemind as a service or as root, else $XDG_STATE_HOME/hivemind, else ~/.local/state/hivemind",
+            "$STATE_DIRECTORY in a unit with StateDirectory=, /var/lib/hivemind as root, else $XDG_STATE_HOME/hivemind, else \
+             ~/.local/state/hivemind",
         ],
     )
     .flag("state"),
     key(
         "DOCKER_HOST",
         "Socket of the container engine",
-        ["URL", "unix:///path or npipe:////./pipe/name", "unix:///var/run/docker.sock"],
+        ["URL", "unix:///path; npipe:////./pipe/name in Windows builds", "unix:///var/run/docker.sock"],
     ),
     key(
         "MONITOR_ADDRESS",
@@ -114,7 +115,7 @@ pub static KEYS: [Key; 24] = [
     key(
         "RESOURCE_REPORT_INTERVAL",
         "Time between two reports of what the machine does",
-        ["seconds", "5 to 3600", "30, or as the master says"],
+        ["seconds", "5 to 3600", "30"],
     )
     .live(),
     key(

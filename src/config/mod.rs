@@ -3,6 +3,7 @@
 //! Two stages: the layers are parsed each for itself, then resolved once into a [`Config`] that can't be wrong. Pure:
 //! what it must know of the machine comes in through [`Surroundings`].
 
+pub(crate) mod amount;
 mod error;
 mod file;
 mod flags;
@@ -68,7 +69,7 @@ pub enum Shutdown {
 /// Everything that the owner decides. Each field has the meaning, unit, range and default of its key in [`keys::KEYS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// `MASTER_NODE_URL`; without it there is nobody to work for.
+    /// `MASTER_NODE_URL`; without it and the next there is nobody to work for.
     pub master_url: Option<MasterUrl>,
     /// `MASTER_GRPC_URL`.
     pub master_grpc_url: Option<MasterUrl>,
@@ -86,7 +87,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Whether flag, environment or file names the state folder.
     pub is_state_dir_given: bool,
-    /// Whether it runs as a service: root, or started by systemd.
+    /// Whether it runs as a service: root, or a unit of systemd's with StateDirectory=.
     pub is_service: bool,
     /// `DOCKER_HOST`: begins with `unix://` or `npipe://`.
     pub docker_host: String,
@@ -98,8 +99,6 @@ pub struct Config {
     pub log_file: Option<PathBuf>,
     /// `RESOURCE_REPORT_INTERVAL`.
     pub report_interval: Duration,
-    /// Whether the owner set `report_interval`: then it wins over the master.
-    pub is_report_interval_given: bool,
     /// `HIVEMIND_CPUS`, `HIVEMIND_MEMORY`, `HIVEMIND_DISK`, `HIVEMIND_SLOTS`.
     pub lent: Resources,
     /// `HIVEMIND_TIMEOUT` and `HIVEMIND_MAX_TIMEOUT`.
@@ -187,11 +186,17 @@ impl Config {
 
     /// Takes over from `new` what can change while the worker runs, and says what can't.
     pub fn reload(&self, new: &Self) -> Reload {
+        let mut new = new.clone();
+        let has_disk = |config: &Self| config.places.iter().any(|(name, _)| *name == "HIVEMIND_DISK");
+        if !has_disk(self) && !has_disk(&new) {
+            // The default is a part of what is free, which moves with each file: that is no change of the owner's.
+            new.lent.disk_bytes = self.lent.disk_bytes;
+        }
+        let new = &new;
         let mut reload = Reload {
             config: Self {
                 log_level: new.log_level,
                 report_interval: new.report_interval,
-                is_report_interval_given: new.is_report_interval_given,
                 lent: new.lent,
                 spec_defaults: new.spec_defaults.clone(),
                 shutdown: new.shutdown,

@@ -10,6 +10,7 @@ use crate::node::id::{Id, MAX_ID_LEN};
 use crate::node::resources::Resources;
 use crate::node::spec::{MAX_BYTES, MIN_MEMORY_BYTES, SpecDefaults};
 
+use super::amount;
 use super::error::{ConfigError, Place};
 use super::file::{self, FileContent};
 use super::flags::Flags;
@@ -72,7 +73,6 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         log_level: layers.read("LOG_LEVEL", value::log_level)?.unwrap_or(LevelFilter::Info),
         log_file: layers.path("LOG_FILE"),
         report_interval: Duration::from_secs(report_interval.unwrap_or(30)),
-        is_report_interval_given: report_interval.is_some(),
         spec_defaults: spec_defaults(&layers)?,
         shutdown: layers.read("HIVEMIND_SHUTDOWN", shutdown)?.unwrap_or(Shutdown::Stop),
         log_budget_bytes: layers
@@ -106,15 +106,26 @@ fn layers<'a>(flags: &'a Flags, around: &'a Surroundings<'_>) -> Result<(Layers<
     }
 }
 
+/// Not INVOCATION_ID: a shell in a session of systemd's has it too.
 fn is_service(around: &Surroundings<'_>) -> bool {
-    around.is_root || (around.env)("INVOCATION_ID").is_some()
+    around.is_root || service_folder(around).is_some()
+}
+
+/// The first folder of systemd's `StateDirectory=`, which only a service has.
+fn service_folder(around: &Surroundings<'_>) -> Option<PathBuf> {
+    let folders = (around.env)("STATE_DIRECTORY")?;
+    let first = folders.to_str()?.split(':').next()?;
+    Some(PathBuf::from(first)).filter(|path| path.is_absolute())
 }
 
 fn state_dir(layers: &Layers<'_>, around: &Surroundings<'_>) -> Result<PathBuf, ConfigError> {
     if let Some(path) = layers.path("HIVEMIND_STATE") {
         return Ok(path);
     }
-    if is_service(around) {
+    if let Some(folder) = service_folder(around) {
+        return Ok(folder);
+    }
+    if around.is_root {
         return Ok("/var/lib/hivemind".into());
     }
     let absolute = |name: &str| (around.env)(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -228,7 +239,7 @@ fn docker_host(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "{} is not an engine on this machine: write unix:///path/to/docker.sock or npipe:////./pipe/name (tcp:// and ssh:// are not taken)",
+            "{} is not an engine on this machine: write unix:///path/to/docker.sock (npipe:////./pipe/name in Windows builds; tcp:// and ssh:// are not taken)",
             shown(text)
         ))
     }
@@ -269,7 +280,7 @@ fn size_in(text: &str, min: u64, max: u64) -> Result<u64, String> {
     if (min..=max).contains(&bytes) {
         Ok(bytes)
     } else {
-        Err(format!("{} is out of range: from {min} to {max} bytes", shown(text)))
+        Err(format!("{} is out of range: from {} to {}", shown(text), amount::bytes(min), amount::bytes(max)))
     }
 }
 

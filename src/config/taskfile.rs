@@ -185,7 +185,10 @@ impl TaskFile {
             "pull" => self.pull = Some(text(value)?),
             "command" => self.command = texts(value)?,
             "env" => self.env = env(value)?,
-            "cpu" => self.cpu_millis = Some(decimal(&value, value::cpu_millis, "a number of CPUs such as 2 or 1.5")?),
+            "cpu" => {
+                self.cpu_millis =
+                    Some(decimal(&value, value::cpu_millis, "a number of CPUs from 0.01 to 1024, such as 1.5")?)
+            }
             "memory" => self.memory_bytes = Some(bytes(&value)?),
             "disk" => self.disk_bytes = Some(bytes(&value)?),
             "timeout_s" => match seconds(&value)? {
@@ -356,8 +359,11 @@ mod tests {
                 "{\"memory\": \"lots\"}",
                 "line 1, column 18: \"memory\" must be a size such as \"256MiB\", \"1.5GB\" or a number of bytes, above 0",
             ),
-            ("{\"cpu\": -1}", "line 1, column 11: \"cpu\" is -1, must be a number of CPUs such as 2 or 1.5"),
-            ("{\"cpu\": \"2\"}", "line 1, column 12: \"cpu\" must be a number of CPUs such as 2 or 1.5"),
+            (
+                "{\"cpu\": -1}",
+                "line 1, column 11: \"cpu\" is -1, must be a number of CPUs from 0.01 to 1024, such as 1.5",
+            ),
+            ("{\"cpu\": \"2\"}", "line 1, column 12: \"cpu\" must be a number of CPUs from 0.01 to 1024, such as 1.5"),
             ("{\"name\": 5}", "line 1, column 11: \"name\" must be a text"),
             ("{\"command\": \"python3 x\"}", "line 1, column 24: \"command\" must be a list of texts"),
             ("{\"env\": {\"A\": 1}}", "line 1, column 17: \"env\" has \"A\" that is no text: write it in quotes"),

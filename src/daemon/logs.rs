@@ -1,6 +1,6 @@
 //! Output of the attempts that this node holds, for the monitor and the command line.
 
-use crate::monitor::{LogPart, Logs, Submissions};
+use crate::monitor::{LogPart, Logs};
 use crate::node::id::AttemptKey;
 use crate::standalone::Desk;
 use crate::store::Store;
@@ -15,7 +15,7 @@ pub struct NodeLogs {
 
 impl Logs for NodeLogs {
     fn read(&self, key: &AttemptKey, stream: u32, offset: u64, max: usize) -> Option<LogPart> {
-        let at_master = self.desk.as_ref().and_then(|desk| desk.read(key.task.as_str(), stream, offset, max));
+        let at_master = self.desk.as_ref().and_then(|desk| desk.read_attempt(key, stream, offset, max));
         at_master.or_else(|| self.read_spool(key, stream, offset, max))
     }
 }

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::node::action::Action;
 use crate::node::id::AttemptKey;
 use crate::node::record::{FinalReport, Outcome};
+use crate::node::resources::Resources;
 use crate::node::snapshot::Snapshot;
 use crate::sys::watch::Watch;
 
@@ -76,14 +77,24 @@ pub trait Logs: Send + Sync {
 /// Why a submission isn't taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubmitError {
-    /// The field of the task file, or empty where it is none's fault.
+    /// The field of the task file or the part of the archive; empty where it is none's fault.
     pub field: String,
-    /// What is wrong with it.
+    /// What is wrong with it; reads on after the field.
     pub message: String,
 }
 
+/// Which submissions are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// All, newest first.
+    All,
+    /// Those that the node knows nothing of: the waiting ones as they stand in line, then those that
+    /// ended here, newest first.
+    AtMaster,
+}
+
 /// A submitted task, as its author sees it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SubmissionView {
     /// The task.
     pub task: String,
@@ -105,6 +116,16 @@ pub struct SubmissionView {
     pub stderr_bytes: u64,
     /// What a reader must know, oldest first.
     pub notes: Vec<String>,
+    /// Why it waits for a node, while it does.
+    pub waits: Option<String>,
+    /// Whether it waits at the small master or was ended there, so that the node knows nothing of it.
+    pub is_at_master: bool,
+    /// What it asks for.
+    pub limits: Resources,
+    /// When it came, milliseconds since 1970.
+    pub submitted_ms: u64,
+    /// When it ended, milliseconds since 1970; 0 while it hasn't.
+    pub finished_ms: u64,
 }
 
 /// The content of a result file.
@@ -122,8 +143,8 @@ pub trait Submissions: Send + Sync {
     /// # Errors
     /// Names the field that is wrong.
     fn submit(&self, archive: &mut dyn Read) -> Result<AttemptKey, SubmitError>;
-    /// All submissions, newest first.
-    fn list(&self) -> Vec<SubmissionView>;
+    /// At most `limit` submissions, the latest attempt of each.
+    fn list(&self, which: Listed, limit: usize) -> Vec<SubmissionView>;
     /// One of them, after waiting up to `wait` for a version other than `seen_version`.
     fn view(&self, task: &str, seen_version: u64, wait: Duration) -> Option<SubmissionView>;
     /// At most `max` bytes of what arrived of `stream` from `offset`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::*;
-use crate::monitor::{SubmissionView, SubmitError};
+use crate::monitor::{Listed, SubmissionView, SubmitError};
 use crate::node::record::{Phase, Usage};
 use crate::node::resources::Resources;
 use crate::node::snapshot::AttemptView;
@@ -34,7 +34,7 @@ impl Submissions for Small {
         let task = Id::parse(&text).map_err(|error| wrong("task", &error.to_string()))?;
         Ok(AttemptKey { task, attempt: 1 })
     }
-    fn list(&self) -> Vec<SubmissionView> {
+    fn list(&self, _: Listed, _: usize) -> Vec<SubmissionView> {
         self.view("a", 0, Duration::ZERO).into_iter().collect()
     }
     fn view(&self, task: &str, _: u64, _: Duration) -> Option<SubmissionView> {
@@ -49,6 +49,8 @@ impl Submissions for Small {
             stdout_bytes: 0,
             stderr_bytes: 0,
             notes: vec!["\x1b".to_owned()],
+            waits: Some("\x1b".to_owned()),
+            ..SubmissionView::default()
         })
     }
     fn read(&self, task: &str, _: u32, offset: u64, _: usize) -> Option<LogPart> {
@@ -218,7 +220,7 @@ fn submissions_come_over_the_control_socket_only() {
 fn a_submission_is_watched_read_and_fetched() {
     let bench = bench();
     let (status, text) = bench.ask(Method::Get, "/api/v1/submissions/a?seen=6&wait_ms=99999999");
-    assert!(status == 200 && text.contains("\"notes\":[\"\\\\x1b\"]"), "{text}");
+    assert!(status == 200 && text.contains("\"notes\":[\"\\\\x1b\"],\"waits\":\"\\\\x1b\""), "{text}");
     assert_eq!(bench.ask(Method::Get, "/api/v1/submissions/a?seen=7&wait_ms=1").0, 200);
     assert_eq!(bench.ask(Method::Get, "/api/v1/submissions/b").0, 404);
     assert_eq!(bench.ask(Method::Get, "/api/v1/submissions/a/logs?stream=stderr"), (200, "\\x1b".to_owned()));

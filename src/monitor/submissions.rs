@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::head::Method;
 use super::routes::{Ask, Body, Context, Reply, answer_logs, get, post, wrong_method};
-use super::{Submissions, views};
+use super::{Listed, Submissions, views};
 
 /// Longest poll.
 const MAX_WAIT_MS: u64 = 30_000;
@@ -20,7 +20,7 @@ pub fn answer(context: &Context, ask: &Ask, rest: &[&str], body: &mut dyn Read) 
     match rest {
         [] => match ask.method {
             Method::Post => submit(master, ask, body),
-            Method::Get | Method::Head => Reply::json(200, &views::submissions(master.list())),
+            Method::Get | Method::Head => list(master, ask),
             Method::Other => wrong_method("GET, HEAD, POST"),
         },
         [task] => get(ask, || view(context, master, ask, task)),
@@ -38,13 +38,29 @@ fn submit(master: &dyn Submissions, ask: &Ask, body: &mut dyn Read) -> Reply {
     match master.submit(body) {
         Ok(key) => Reply::json(201, &key),
         Err(error) => {
-            let text = match error.field.as_str() {
-                "" => error.message.clone(),
-                field => format!("{field}: {}", error.message),
+            // Without a field it is nobody's mistake: the queue is full, or the disk refuses.
+            let (status, text) = match error.field.as_str() {
+                "" => (503, error.message.clone()),
+                field => (422, format!("{field} {}", error.message)),
             };
             let value = serde_json::json!({ "error": text, "field": error.field, "message": error.message });
-            Reply::json(422, &value)
+            Reply::json(status, &value)
         }
+    }
+}
+
+fn list(master: &dyn Submissions, ask: &Ask) -> Reply {
+    let which = match ask.value("at") {
+        None => Listed::All,
+        Some("master") => Listed::AtMaster,
+        Some(_) => return Reply::error(400, "at must be master"),
+    };
+    match ask.number("limit", u64::MAX) {
+        Ok(limit) => {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            Reply::json(200, &views::submissions(master.list(which, limit)))
+        }
+        Err(reply) => reply,
     }
 }
 

@@ -36,6 +36,7 @@ pub fn submissions(views: Vec<SubmissionView>) -> impl Serialize {
 /// One submission. Paths of outputs stay as they are: they are names to ask for.
 pub fn submission(mut view: SubmissionView) -> SubmissionView {
     view.notes = view.notes.iter().map(|note| escaped(note)).collect();
+    view.waits = view.waits.as_deref().map(escaped);
     if let Some(report) = &mut view.final_report {
         report.reason = escaped(&report.reason);
         report.cut = report.cut.iter().map(|line| escaped(line)).collect();

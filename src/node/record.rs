@@ -92,28 +92,39 @@ impl fmt::Display for Phase {
 }
 
 /// How an attempt ended. The task's fault and the node's are never mixed up.
+///
+/// In JSON and in the records on disk it has the contract's name, as [`Outcome::as_str`]; the older spelling is read too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Exit code 0.
+    #[serde(alias = "succeeded")]
     Succeeded,
     /// Another exit code, or a signal that nobody here sent.
+    #[serde(alias = "failed")]
     Failed,
     /// The kernel killed a process of it for memory, whatever the exit code says.
+    #[serde(alias = "out_of_memory")]
     OutOfMemory,
     /// It ran longer than its timeout.
+    #[serde(alias = "timed_out")]
     TimedOut,
     /// It wrote more than its disk limit.
+    #[serde(alias = "disk_limit")]
     DiskLimit,
     /// The master, the task's owner or the node's owner stopped it.
+    #[serde(alias = "cancelled")]
     Cancelled,
     /// It can't run here as it was asked for, for instance an unknown image.
+    #[serde(alias = "rejected")]
     Rejected,
     /// The node's fault, for instance an engine that lost the container.
+    #[serde(alias = "node_fault")]
     NodeFault,
     /// Stopped to give the machine back.
+    #[serde(alias = "preempted")]
     Preempted,
     /// The master has replaced this attempt.
+    #[serde(alias = "superseded")]
     Superseded,
 }
 
@@ -300,4 +311,19 @@ pub enum PieceContent {
         /// Whether the stream ends behind them.
         is_last: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_has_one_spelling_and_the_older_one_is_still_read() {
+        for outcome in Outcome::ALL {
+            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
+        }
+        for (old, outcome) in [("timed_out", Outcome::TimedOut), ("succeeded", Outcome::Succeeded)] {
+            assert_eq!(serde_json::from_value::<Outcome>(old.into()).unwrap(), outcome);
+        }
+    }
 }

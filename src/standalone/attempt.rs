@@ -109,8 +109,8 @@ pub struct Attempt {
     pub meta: Meta,
     /// Where it is.
     pub place: Place,
-    /// What the node has too little of, for as long as it waits.
-    pub waits_for: Option<&'static str>,
+    /// Why a node put it off the last time.
+    pub put_off: Option<String>,
     /// Whether it is to be stopped.
     pub stop: Option<Stop>,
     /// This master's own end of it. A node's final report counts more.
@@ -139,7 +139,7 @@ impl Attempt {
         Self {
             key,
             meta,
-            waits_for: None,
+            put_off: None,
             place: Place::Queued(Duration::ZERO),
             stop: None,
             verdict: None,
@@ -218,6 +218,16 @@ impl Attempt {
     /// Whether the end is known.
     pub fn is_over(&self) -> bool {
         self.final_report.is_some() || self.verdict.is_some()
+    }
+
+    /// Whether it waits for a node.
+    pub fn is_queued(&self) -> bool {
+        !self.is_over() && matches!(self.place, Place::Queued(_))
+    }
+
+    /// Whether no node has it, nor its end: it waits here, or was ended here.
+    pub fn is_at_master(&self) -> bool {
+        self.final_report.is_none() && (self.verdict.is_some() || !matches!(self.place, Place::Placed(_)))
     }
 
     /// Whether nothing more is to come: the end is known and each stream that it names has arrived.

@@ -5,8 +5,10 @@ use std::io;
 use std::time::Duration;
 
 use super::attempt::{Attempt, Place, Stop, Wants};
+use super::core::NodeRow;
 use super::fail::Fail;
 use super::folder::{Folder, FoundAttempt, Mark, Meta, Verdict};
+use super::why;
 use crate::grpc::Code;
 use crate::node::id::{AttemptKey, Id};
 use crate::node::record::Outcome;
@@ -190,15 +192,15 @@ impl Book {
             ("capacity" | "draining" | "storage", None) => {
                 self.folder.put_mark(key, Mark::Node, None)?;
                 let until = now.saturating_add(PAUSE);
-                self.change(key, |attempt| attempt.place = Place::Queued(until));
+                let put_off = format!("the node put it off: {}", bounded(reason));
+                self.change(key, |attempt| {
+                    attempt.place = Place::Queued(until);
+                    attempt.put_off = Some(put_off);
+                });
                 Ok(())
             }
             // A code of a newer node too: offering the same thing again and again would help nobody.
-            (_, None) => {
-                let mut reason = reason.to_owned();
-                reason.truncate(reason.floor_char_boundary(super::convert::MAX_TEXT_BYTES));
-                self.end(key, Outcome::Rejected, &format!("{code}: {reason}"), now)
-            }
+            (_, None) => self.end(key, Outcome::Rejected, &format!("{code}: {}", bounded(reason)), now),
         }
     }
 
@@ -216,14 +218,8 @@ impl Book {
             }
             let Some(attempt) = self.attempts.get(&key) else { continue };
             let needs = attempt.meta.wants.needs;
-            let waits_for = needs.shortage(&room);
-            if attempt.waits_for != waits_for {
-                self.change(&key, |attempt| attempt.waits_for = waits_for);
-            }
-            let Some(attempt) = self.attempts.get(&key) else { continue };
-            if waits_for.is_some() || attempt.meta.assignment_bytes > bytes {
-                let waited = self.unix_ms(now).saturating_sub(attempt.meta.submitted_ms);
-                if Duration::from_millis(waited) > MAX_PASSED {
+            if !needs.fits(&room) || attempt.meta.assignment_bytes > bytes {
+                if self.lets_none_pass(attempt, now) {
                     break;
                 }
                 continue;
@@ -233,6 +229,25 @@ impl Book {
             picked.push(key);
         }
         picked.into_iter().map(|key| self.note_offer(&key, ask.node, now).map(|offer| (key, offer))).collect()
+    }
+
+    /// Whether it has waited so long that what came later has to wait with it.
+    fn lets_none_pass(&self, attempt: &Attempt, now: Duration) -> bool {
+        let waited = self.unix_ms(now).saturating_sub(attempt.meta.submitted_ms);
+        Duration::from_millis(waited) > MAX_PASSED
+    }
+
+    /// The first in the queue that has no room itself and lets none pass.
+    pub fn blocker<'a>(
+        &self,
+        nodes: impl Iterator<Item = (&'a Id, &'a NodeRow)> + Clone,
+        now: Duration,
+    ) -> Option<&Attempt> {
+        let queued = self.attempts.values().filter(|attempt| attempt.is_queued());
+        let blockers = queued.filter(|attempt| {
+            self.lets_none_pass(attempt, now) && why::waits(&attempt.meta.wants.needs, nodes.clone()).is_some()
+        });
+        blockers.min_by_key(|attempt| rank(attempt))
     }
 
     fn note_offer(&mut self, key: &AttemptKey, node: &Id, now: Duration) -> io::Result<u64> {
@@ -263,7 +278,7 @@ impl Book {
         let mut order: Vec<&Attempt> = waiting.filter(may_go).collect();
         order.sort_by_key(|attempt| {
             let is_new = matches!(attempt.place, Place::Queued(_));
-            (is_new, u8::MAX - attempt.meta.wants.priority, attempt.meta.submitted_ms, attempt.key.clone())
+            (is_new, rank(attempt), attempt.key.clone())
         });
         order.into_iter().map(|attempt| attempt.key.clone()).collect()
     }
@@ -282,16 +297,16 @@ impl Book {
         let impossible: Vec<(AttemptKey, String)> = self
             .attempts
             .values()
-            .filter(|attempt| !attempt.is_over() && matches!(attempt.place, Place::Queued(_)))
+            .filter(|attempt| attempt.is_queued())
             .filter_map(|attempt| {
                 let mut needs = attempt.meta.wants.needs;
                 needs.slots = 0;
-                let what = capacity.iter().map(|room| needs.shortage(room)).collect::<Option<Vec<_>>>()?;
-                Some((attempt.key.clone(), what.first().copied().unwrap_or_default().to_owned()))
+                let reasons: Vec<String> =
+                    capacity.iter().map(|room| why::impossible(&needs, room)).collect::<Option<_>>()?;
+                Some((attempt.key.clone(), reasons.into_iter().next()?))
             })
             .collect();
-        for (key, what) in impossible {
-            let reason = format!("it asks for more {what} than the node lends in all");
+        for (key, reason) in impossible {
             self.end(&key, Outcome::Rejected, &reason, now)?;
         }
         Ok(())
@@ -337,6 +352,16 @@ impl Book {
         self.next_offer = self.next_offer.wrapping_add(1);
         self.next_offer
     }
+}
+
+/// Less is sooner: by priority, then by age.
+pub(super) fn rank(attempt: &Attempt) -> (u8, u64) {
+    (u8::MAX - attempt.meta.wants.priority, attempt.meta.submitted_ms)
+}
+
+/// What a node said, as much of it as is kept.
+fn bounded(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(super::convert::MAX_TEXT_BYTES)).unwrap_or(text)
 }
 
 /// What a poll asks for.

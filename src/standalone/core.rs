@@ -11,12 +11,13 @@ use std::time::Duration;
 use prost::Message;
 
 use super::attempt::Attempt;
-use super::book::Book;
+use super::book::{Book, rank};
 use super::convert;
 use super::fail::Fail;
 use super::folder::{Folder, StreamId};
 use super::gate::{Gate, SESSION_LIFE, Step};
 use super::polls::Polls;
+use super::why;
 use crate::config::Secret;
 use crate::grpc::Code;
 use crate::node::id::{AttemptKey, Id};
@@ -77,6 +78,8 @@ pub struct NodeRow {
     pub capacity: Resources,
     /// Its last heartbeat.
     pub heartbeat: Option<schema::HeartbeatRequest>,
+    /// Room that its last poll told.
+    pub free: Option<Resources>,
     /// Its last report.
     pub status: Option<schema::NodeStatusRequest>,
 }
@@ -272,6 +275,30 @@ impl Core {
             }
         }
         latest
+    }
+
+    /// One attempt.
+    pub fn attempt(&self, key: &AttemptKey) -> Option<&Attempt> {
+        self.book.attempts.get(key)
+    }
+
+    /// The first in the queue that has no room itself and lets none pass.
+    pub fn blocker(&self, now: Duration) -> Option<&Attempt> {
+        self.book.blocker(self.nodes.iter(), now)
+    }
+
+    /// Why an attempt is still in the queue, as far as the nodes have told; `None` for one that is not.
+    pub fn waits(&self, attempt: &Attempt, blocker: Option<&Attempt>) -> Option<String> {
+        if !attempt.is_queued() {
+            return None;
+        }
+        if let Some(reason) = why::waits(&attempt.meta.wants.needs, self.nodes.iter()) {
+            return Some(reason);
+        }
+        match blocker.filter(|first| rank(first) < rank(attempt)) {
+            Some(first) => Some(format!("{} comes first and has waited too long to be passed", first.key.task)),
+            None => attempt.put_off.clone(),
+        }
     }
 
     /// Where the bytes of a stream are.

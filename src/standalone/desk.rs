@@ -11,19 +11,23 @@ use ring::digest::{SHA256, digest};
 
 use super::archive;
 use super::attempt::{Attempt, Place};
+use super::book::rank;
 use super::convert;
 use super::core::Core;
 use super::date::date;
 use super::fail::Fail;
 use super::gate::hex;
 use super::parts::{Part, Parts};
+use crate::config::amount;
 use crate::config::taskfile::TaskFile;
 use crate::grpc::Code;
-use crate::monitor::{LogPart, OutputContent, SubmissionView, Submissions, SubmitError};
+use crate::monitor::{Listed, LogPart, OutputContent, SubmissionView, Submissions, SubmitError};
 use crate::node::id::{AttemptKey, Id};
 use crate::node::offer::Offer;
 use crate::node::record::{STDERR, STDOUT};
-use crate::node::spec::{FieldError, SpecDefaults, TaskSpec};
+use crate::node::spec::{
+    FieldError, MAX_BYTES, MAX_CPU_MILLIS, MAX_GRACE, MIN_CPU_MILLIS, MIN_MEMORY_BYTES, SpecDefaults, TaskSpec,
+};
 use crate::rpc::Waker;
 use crate::sys::clock::boottime;
 
@@ -31,6 +35,8 @@ use crate::sys::clock::boottime;
 pub const MAX_READ_BYTES: usize = 4 << 20;
 /// Tries to make a name that is not taken; each has four random bytes.
 const NAME_TRIES: usize = 4;
+/// Bytes of a variable's name that a message repeats.
+const MAX_SHOWN_NAME: usize = 60;
 
 /// What the desk and the master's thread share.
 pub(super) struct Shared {
@@ -74,11 +80,15 @@ impl Desk {
     /// # Errors
     /// Names the field that is wrong.
     pub fn submit_offer(&self, offer: Offer) -> Result<AttemptKey, SubmitError> {
-        let spec = TaskSpec::check(&offer, &SpecDefaults::default()).map_err(field_error)?;
+        let spec = TaskSpec::check(&offer, &SpecDefaults::default()).map_err(|error| field_error(error, &offer))?;
         let assignment = convert::assignment(offer).encode_to_vec();
         self.submit_raw(&spec.key, &assignment).map_err(|fail| SubmitError {
             field: if fail.code == Code::InvalidArgument { "name".to_owned() } else { String::new() },
-            message: fail.message,
+            message: if fail.code == Code::InvalidArgument {
+                format!("is taken: {}", fail.message)
+            } else {
+                fail.message
+            },
         })?;
         Ok(spec.key)
     }
@@ -96,6 +106,15 @@ impl Desk {
     /// The node's last report and heartbeat, as it sent them.
     pub fn node(&self, node: &Id) -> Option<super::core::NodeRow> {
         self.shared.lock().node(node).cloned()
+    }
+
+    /// At most `max` bytes of what arrived of an attempt's stream from `offset`; `None` when it was not submitted here.
+    pub fn read_attempt(&self, key: &AttemptKey, stream: u32, offset: u64, max: usize) -> Option<LogPart> {
+        let (parts, is_closed) = {
+            let core = self.shared.lock();
+            stream_parts(&core, core.attempt(key)?, stream)
+        };
+        read_parts(parts, is_closed, offset, max)
     }
 
     fn changed(&self) {
@@ -119,8 +138,10 @@ impl Desk {
 
 impl Submissions for Desk {
     fn submit(&self, archive: &mut dyn Read) -> Result<AttemptKey, SubmitError> {
-        let submission = archive::read(archive).map_err(|error| plain(format!("{} {}", error.part, error.message)))?;
-        let task = TaskFile::parse(&submission.task).map_err(|error| plain(format!("task.json: {error}")))?;
+        let submission =
+            archive::read(archive).map_err(|error| SubmitError { field: error.part, message: error.message })?;
+        let task = TaskFile::parse(&submission.task)
+            .map_err(|error| SubmitError { field: "task.json".to_owned(), message: error.to_string() })?;
         let mut offer = task.to_offer();
         if !submission.inputs.is_empty() {
             offer.inputs_sha256 = digest(&SHA256, &submission.inputs).as_ref().to_vec();
@@ -139,11 +160,22 @@ impl Submissions for Desk {
         self.submit_offer(offer)
     }
 
-    fn list(&self) -> Vec<SubmissionView> {
+    fn list(&self, which: Listed, limit: usize) -> Vec<SubmissionView> {
         let core = self.shared.lock();
         let mut latest: Vec<&Attempt> = core.latest_of_each();
-        latest.sort_by_key(|attempt| std::cmp::Reverse((attempt.meta.submitted_ms, attempt.version)));
-        latest.into_iter().map(view).collect()
+        let newest = |attempt: &Attempt| std::cmp::Reverse((attempt.meta.submitted_ms, attempt.version));
+        match which {
+            Listed::All => latest.sort_by_key(|attempt| newest(attempt)),
+            Listed::AtMaster => {
+                latest.retain(|attempt| attempt.is_at_master());
+                latest.sort_by_key(|attempt| {
+                    let in_line = (!attempt.is_over()).then(|| rank(attempt));
+                    (attempt.is_over(), in_line, newest(attempt))
+                });
+            }
+        }
+        let blocker = core.blocker(self.shared.now());
+        latest.into_iter().take(limit).map(|attempt| view(&core, attempt, blocker)).collect()
     }
 
     fn view(&self, task: &str, seen_version: u64, wait: Duration) -> Option<SubmissionView> {
@@ -154,7 +186,7 @@ impl Submissions for Desk {
             let attempt = core.latest(&task)?;
             let left = until.saturating_duration_since(Instant::now());
             if attempt.version != seen_version || left.is_zero() {
-                return Some(view(attempt));
+                return Some(view(&core, attempt, core.blocker(self.shared.now())));
             }
             let woken = self.shared.changed.wait_timeout(core, left);
             core = woken.unwrap_or_else(PoisonError::into_inner).0;
@@ -162,19 +194,8 @@ impl Submissions for Desk {
     }
 
     fn read(&self, task: &str, stream: u32, offset: u64, max: usize) -> Option<LogPart> {
-        let (parts, is_closed) = self.find(task, |core, attempt| {
-            let parts = attempt.epochs(stream).map(|(epoch, part)| {
-                let path = core.stream_path(&attempt.key, (stream, epoch));
-                (path, part.bytes)
-            });
-            Some((parts.collect::<Vec<Part>>(), attempt.is_closed(stream)))
-        })?;
-        let end = parts.iter().map(|(_, bytes)| bytes).sum();
-        let mut bytes = Vec::new();
-        let most = max.min(MAX_READ_BYTES) as u64;
-        // Only a task that is removed just now can't be read.
-        Parts::open(parts, offset).ok()?.take(most).read_to_end(&mut bytes).ok()?;
-        Some(LogPart { bytes, offset, end, is_closed })
+        let (parts, is_closed) = self.find(task, |core, attempt| Some(stream_parts(core, attempt, stream)))?;
+        read_parts(parts, is_closed, offset, max)
     }
 
     fn output(&self, task: &str, path: &str) -> Option<OutputContent> {
@@ -195,8 +216,24 @@ impl Submissions for Desk {
     }
 }
 
+/// Where a stream's bytes are, and whether no more will come.
+fn stream_parts(core: &Core, attempt: &Attempt, stream: u32) -> (Vec<Part>, bool) {
+    let parts =
+        attempt.epochs(stream).map(|(epoch, part)| (core.stream_path(&attempt.key, (stream, epoch)), part.bytes));
+    (parts.collect(), attempt.is_closed(stream))
+}
+
+fn read_parts(parts: Vec<Part>, is_closed: bool, offset: u64, max: usize) -> Option<LogPart> {
+    let end = parts.iter().map(|(_, bytes)| bytes).sum();
+    let mut bytes = Vec::new();
+    let most = max.min(MAX_READ_BYTES) as u64;
+    // Only a task that is removed just now can't be read.
+    Parts::open(parts, offset).ok()?.take(most).read_to_end(&mut bytes).ok()?;
+    Some(LogPart { bytes, offset, end, is_closed })
+}
+
 /// An attempt as its author sees it.
-fn view(attempt: &Attempt) -> SubmissionView {
+fn view(core: &Core, attempt: &Attempt, blocker: Option<&Attempt>) -> SubmissionView {
     let phase = match (&attempt.place, attempt.phase) {
         _ if attempt.is_complete() => "delivered",
         _ if attempt.is_over() => "reporting",
@@ -205,10 +242,6 @@ fn view(attempt: &Attempt) -> SubmissionView {
         (Place::Offered { .. }, None) => "offered",
         (Place::Placed(_), None) => "received",
     };
-    let mut notes: Vec<String> = attempt.notes.iter().cloned().collect();
-    if let (Place::Queued(_), Some(what), false) = (&attempt.place, attempt.waits_for, attempt.is_over()) {
-        notes.push(format!("waits until the node has enough {what}"));
-    }
     SubmissionView {
         task: attempt.key.task.to_string(),
         attempt: attempt.key.attempt,
@@ -219,7 +252,12 @@ fn view(attempt: &Attempt) -> SubmissionView {
         is_complete: attempt.is_complete(),
         stdout_bytes: attempt.stream_bytes(STDOUT),
         stderr_bytes: attempt.stream_bytes(STDERR),
-        notes,
+        notes: attempt.notes.iter().cloned().collect(),
+        waits: core.waits(attempt, blocker),
+        is_at_master: attempt.is_at_master(),
+        limits: attempt.meta.wants.needs,
+        submitted_ms: attempt.meta.submitted_ms,
+        finished_ms: attempt.finished_ms,
     }
 }
 
@@ -227,21 +265,61 @@ fn plain(message: String) -> SubmitError {
     SubmitError { field: String::new(), message }
 }
 
-/// The contract's field in the words of the task file, with the unit where it is another one.
-fn field_error(error: FieldError) -> SubmitError {
-    const NAMES: [(&str, &str, &str); 9] = [
-        ("task_id", "name", ""),
-        ("owner_id", "owner", ""),
-        ("cpu_millis", "cpu", " thousandths of a CPU"),
-        ("memory_bytes", "memory", " bytes"),
-        ("disk_bytes", "disk", " bytes"),
-        ("timeout_ms", "timeout_s", " milliseconds"),
-        ("grace_ms", "grace_s", " milliseconds"),
-        ("max_output_bytes", "max_output", " bytes"),
-        ("inputs", "files", ""),
-    ];
-    match NAMES.iter().find(|(name, ..)| *name == error.field) {
-        Some((_, name, unit)) => SubmitError { field: (*name).to_owned(), message: format!("{}{unit}", error.reason) },
-        None => SubmitError { field: error.field, message: error.reason },
+/// The contract's field in the words and units of the task file.
+fn field_error(error: FieldError, offer: &Offer) -> SubmitError {
+    let SpecDefaults { max_timeout, .. } = SpecDefaults::default();
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let bytes: fn(u64) -> String = amount::bytes;
+    let plain: fn(u64) -> String = amount::thousandths;
+    let name = |field: &str, message: String| SubmitError { field: field.to_owned(), message };
+    let range = |field: &str, value: i64, shown: fn(u64) -> String, range: (u64, u64)| {
+        let value = u64::try_from(value).map_or_else(|_| value.to_string(), shown);
+        name(field, format!("is {value}, must be from {} to {}", shown(range.0), shown(range.1)))
+    };
+    match error.field.as_str() {
+        "task_id" => name("name", error.reason),
+        "owner_id" => name("owner", error.reason),
+        "inputs" => name("files", error.reason),
+        "cpu_millis" => range("cpu", offer.cpu_millis, plain, (MIN_CPU_MILLIS, MAX_CPU_MILLIS)),
+        "memory_bytes" => range("memory", offer.memory_bytes, bytes, (MIN_MEMORY_BYTES, MAX_BYTES)),
+        "disk_bytes" => range("disk", offer.disk_bytes, bytes, (1 << 20, MAX_BYTES)),
+        "max_output_bytes" => range("max_output", offer.max_output_bytes, bytes, (1, MAX_BYTES)),
+        "timeout_ms" => range("timeout_s", offer.timeout_ms, plain, (100, millis(max_timeout))),
+        "grace_ms" => range("grace_s", offer.grace_ms.unwrap_or(0), plain, (0, millis(MAX_GRACE))),
+        field => match env_name(field, offer) {
+            Some(variable) => name("env", format!("{variable}: {}", error.reason)),
+            None => SubmitError { field: error.field, message: error.reason },
+        },
+    }
+}
+
+/// The variable that `env[3]` means, as much of it as a message may repeat.
+fn env_name<'a>(field: &str, offer: &'a Offer) -> Option<&'a str> {
+    let index: usize = field.strip_prefix("env[")?.strip_suffix(']')?.parse().ok()?;
+    let (name, _) = offer.env.get(index)?;
+    name.get(..name.floor_char_boundary(MAX_SHOWN_NAME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_is_told_in_the_words_and_units_of_the_task_file() {
+        for (file, expected) in [
+            (r#"{"memory": "1MiB"}"#, "memory is 1 MiB, must be from 16 MiB to 1 PiB"),
+            (r#"{"disk": 5}"#, "disk is 5 bytes, must be from 1 MiB to 1 PiB"),
+            (r#"{"timeout_s": 99999999}"#, "timeout_s is 99999999, must be from 0.1 to 86400"),
+            (r#"{"grace_s": 61.5}"#, "grace_s is 61.5, must be from 0 to 60"),
+            (r#"{"priority": 101}"#, "priority is 101, must be from 0 to 100"),
+            (r#"{"env": {"A": "1", "TASK_ID": "x"}}"#, "env TASK_ID: sets TASK_ID, which the worker sets"),
+            (r#"{"env": {"1": "x"}}"#, "env 1: has a name that is not [A-Za-z_][A-Za-z0-9_]{0,254}"),
+            (r#"{"pull": "now"}"#, "pull must be always, if-missing or never"),
+        ] {
+            let mut offer = TaskFile::parse(file).unwrap().to_offer();
+            offer.task = "t".to_owned();
+            let error = field_error(TaskSpec::check(&offer, &SpecDefaults::default()).unwrap_err(), &offer);
+            assert_eq!(format!("{} {}", error.field, error.message), expected);
+        }
     }
 }

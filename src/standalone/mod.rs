@@ -20,6 +20,7 @@ pub mod parts;
 pub mod pieces;
 pub mod polls;
 pub mod record;
+pub mod why;
 
 pub use desk::Desk;
 pub use master::{Master, MasterConfig};

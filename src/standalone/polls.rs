@@ -70,6 +70,7 @@ impl Core {
             return Ok(answer(schema::TaskAssignmentResponse::default()));
         }
         self.polls.last.insert(node.clone(), request.poll_id);
+        self.nodes.entry(node.clone()).or_default().free = Some(convert::resources(request.free.as_ref()));
         self.polls.replace(node);
         let id = HeldId(self.polls.next);
         self.polls.next += 1;

@@ -124,13 +124,41 @@ fn what_no_node_can_ever_hold_is_rejected_with_the_resource() {
     rig.submit_assignment(&Assignment { cpu_millis: 64_000, ..assignment("a", 1, 50) });
     rig.poll(&[], vec![]);
     assert_eq!(rig.attempt("a", 1).outcome(), Some(Outcome::Rejected));
-    assert!(rig.attempt("a", 1).last_word().unwrap().reason.contains("cpu"));
+    assert!(rig.attempt("a", 1).last_word().unwrap().reason.contains("it asks for 64 CPUs, 4 are lent"));
     // A node without its engine lends nothing for now: that says nothing about the task.
     let request = NodeRegistrationRequest { capacity: None, ..rig.registration() };
     rig.register_with(request).unwrap();
     rig.submit_assignment(&Assignment { cpu_millis: 64_000, ..assignment("b", 1, 50) });
     rig.poll(&[], vec![]);
     assert_eq!(rig.attempt("b", 1).outcome(), None);
+}
+
+#[test]
+fn says_what_a_task_waits_for_before_and_while_a_node_is_there() {
+    let mut rig = Rig::bare(Terms::default());
+    rig.submit("a", 50);
+    let waits = |rig: &Rig, task: &str| {
+        let attempt = rig.core.attempt(&key(task, 1)).unwrap();
+        rig.core.waits(attempt, rig.core.blocker(rig.now))
+    };
+    assert_eq!(waits(&rig, "a").unwrap(), "no node has registered yet");
+    rig.register().unwrap();
+    let mut request = rig.poll_request(&[], 0);
+    request.free = Some(Resources { slots: 0, ..free() });
+    rig.call::<TaskAssignmentResponse>(ASSIGN_TASK, &request).unwrap();
+    assert_eq!(waits(&rig, "a").unwrap(), "all slots of node node-1 are in use");
+    let offer = rig.poll(&[], vec![]).offers[0].offer_id;
+    assert_eq!(waits(&rig, "a"), None);
+    rig.poll(&[], refusal(offer, "storage"));
+    assert_eq!(waits(&rig, "a").unwrap(), "the node put it off: because");
+    // A large one that has waited for long holds up those that came later.
+    rig.submit_assignment(&Assignment { cpu_millis: 4_000, ..assignment("large", 1, 90) });
+    rig.now += MAX_PASSED + SECOND;
+    let mut request = rig.poll_request(&[], 0);
+    request.free = Some(Resources { cpu_millis: 3_000, ..free() });
+    rig.call::<TaskAssignmentResponse>(ASSIGN_TASK, &request).unwrap();
+    assert_eq!(waits(&rig, "large").unwrap(), "it needs 4 CPUs, node node-1 has 3 free");
+    assert_eq!(waits(&rig, "a").unwrap(), "large comes first and has waited too long to be passed");
 }
 
 #[test]

@@ -37,6 +37,7 @@ function bytes(value) {
 }
 
 function duration(ms) {
+  if (ms < 100) return `${ms} ms`;
   if (ms < 10000) return `${(ms / 1000).toFixed(1)} s`;
   const seconds = Math.round(ms / 1000);
   if (seconds < 60) return `${seconds} s`;
@@ -46,7 +47,7 @@ function duration(ms) {
 }
 
 const percent = (value) => (value === null || value === undefined ? 'unknown' : `${value.toFixed(0)} %`);
-const cores = (millis) => (millis / 1000).toFixed(millis % 1000 === 0 ? 0 : 1);
+const cores = (millis) => String(millis / 1000);
 const when = (ms) => new Date(ms).toLocaleString(undefined, { dateStyle: 'short', timeStyle: 'medium' });
 
 function share(part, whole) {
@@ -103,18 +104,18 @@ function svg(name, attributes) {
   return element;
 }
 
-// Lines over the last samples; an unknown value is a gap.
+// Lines over the last samples, as many as there are; an unknown value is a gap.
 function drawSpark(chart, series, most) {
   const [width, height] = [300, 44];
-  const left = MOST_SAMPLES - samples.length;
-  const x = (index) => (((left + index) * width) / (MOST_SAMPLES - 1)).toFixed(1);
+  const shown = samples.length === 1 ? [samples[0], samples[0]] : samples;
+  const x = (index) => ((index * width) / Math.max(1, shown.length - 1)).toFixed(1);
   const y = (value) => (height - 2 - (Math.min(value, most) / most) * (height - 4)).toFixed(1);
   const paths = series.map((pick, order) => {
     let line = '';
     let area = '';
     let start = null;
     const close = (index) => { if (start !== null) area += `L${x(index)} ${height}L${x(start)} ${height}Z`; start = null; };
-    samples.forEach((sample, index) => {
+    shown.forEach((sample, index) => {
       const value = pick(sample);
       if (value === null || value === undefined) { close(index - 1); return; }
       const point = `${start === null ? 'M' : 'L'}${x(index)} ${y(value)}`;
@@ -122,7 +123,7 @@ function drawSpark(chart, series, most) {
       line += point;
       area += point;
     });
-    close(samples.length - 1);
+    close(shown.length - 1);
     const drawn = [svg('path', { d: line, class: order === 0 ? 'first' : 'second' })];
     if (order === 0) drawn.unshift(svg('path', { d: area, class: 'area' }));
     return drawn;
@@ -188,6 +189,7 @@ function show(next) {
   showFigures(next.host);
   showLent(next.lent, next.promised);
   showTasks(next.attempts);
+  if (next.is_standalone) askMaster();
   showHistory(next.history);
 }
 
@@ -331,22 +333,17 @@ function showTask(shown, task) {
   if (isAtEnd) text.scrollTop = text.scrollHeight;
 }
 
-function outcomeWord(outcome) {
-  const words = outcome.split('_').join(' ');
-  return words.charAt(0).toUpperCase() + words.slice(1);
-}
-
 function historyRow(row) {
   const line = make('tr');
-  const look = row.outcome === 'succeeded' ? 'good-text'
-    : ['cancelled', 'preempted', 'superseded'].includes(row.outcome) ? 'warn-text' : 'bad-text';
+  const look = row.outcome === 'Succeeded' ? 'good-text'
+    : ['Cancelled', 'Preempted', 'Superseded'].includes(row.outcome) ? 'warn-text' : 'bad-text';
   line.append(
     make('td', 'name', `${row.task} #${row.attempt}`),
-    make('td', look, outcomeWord(row.outcome)),
+    make('td', look, row.outcome),
     make('td', 'number', row.exit_code === null ? '–' : String(row.exit_code)),
-    make('td', 'number', duration(row.duration_ms)),
-    make('td', 'number', duration(row.usage.cpu_ms)),
-    make('td', 'number', bytes(row.usage.peak_memory_bytes)),
+    make('td', 'number', row.usage === null ? '–' : duration(row.duration_ms)),
+    make('td', 'number', row.usage === null ? '–' : duration(row.usage.cpu_ms)),
+    make('td', 'number', row.usage === null ? '–' : bytes(row.usage.peak_memory_bytes || null)),
     make('td', 'number', row.output_files === 0 ? '–' : `${row.output_files}, ${bytes(row.output_bytes)}`),
     make('td', '', when(row.finished_ms)),
     make('td', 'words', row.reason),
@@ -354,11 +351,71 @@ function historyRow(row) {
   return line;
 }
 
+// --- what only the small master knows ---
+
+const MOST_WAITING = 100;
+let atMaster = [];
+let atMasterAsked = 0;
+
+// The event stream has the node's own attempts; these are asked for beside it.
+async function askMaster() {
+  if (Date.now() - atMasterAsked < POLL_MS) return;
+  atMasterAsked = Date.now();
+  try {
+    const path = `/api/v1/submissions?at=master&limit=${2 * MOST_WAITING}`;
+    const answer = await fetch(path, { headers: headers(), cache: 'no-store' });
+    if (!answer.ok) return;
+    atMaster = (await answer.json()).submissions;
+    showWaiting(atMaster.filter((view) => view.final_report === null));
+    if (snapshot) showHistory(snapshot.history);
+  } catch {
+    // The link says that the node can't be reached.
+  }
+}
+
+function showWaiting(waiting) {
+  const rows = waiting.slice(0, MOST_WAITING).map((view) => {
+    const line = make('tr');
+    line.append(
+      make('td', 'name', `${view.task} #${view.attempt}`),
+      make('td', '', view.phase),
+      make('td', '', when(view.submitted_ms)),
+      make('td', 'number', cores(view.limits.cpu_millis)),
+      make('td', 'number', bytes(view.limits.memory_bytes)),
+      make('td', 'words', view.waits || ''),
+    );
+    return line;
+  });
+  byId('waiting-rows').replaceChildren(...rows);
+  say(byId('waiting-count'), waiting.length > MOST_WAITING ? `over ${MOST_WAITING}` : String(waiting.length));
+  byId('waiting-card').hidden = waiting.length === 0;
+}
+
+// In the form of a row of history; it never ran.
+function endedAtMaster(view) {
+  return {
+    task: view.task,
+    attempt: view.attempt,
+    owner: '',
+    image: '',
+    outcome: view.final_report.outcome,
+    exit_code: null,
+    reason: view.final_report.reason,
+    usage: null,
+    duration_ms: null,
+    finished_ms: view.finished_ms,
+    output_files: 0,
+    output_bytes: 0,
+  };
+}
+
 let historyShown = '';
 
-function showHistory(history) {
+function showHistory(ofNode) {
+  const ended = atMaster.filter((view) => view.final_report !== null).map(endedAtMaster);
+  const history = ofNode.concat(ended).sort((one, other) => other.finished_ms - one.finished_ms);
   const wanted = byId('search').value.trim().toLowerCase();
-  const text = (row) => `${row.task} #${row.attempt} ${outcomeWord(row.outcome)} ${row.owner} ${row.image} ${row.reason}`;
+  const text = (row) => `${row.task} #${row.attempt} ${row.outcome} ${row.owner} ${row.image} ${row.reason}`;
   const rows = history.filter((row) => text(row).toLowerCase().includes(wanted));
   const key = JSON.stringify(rows.map((row) => [row.task, row.attempt, row.finished_ms]));
   if (key === historyShown) return;
