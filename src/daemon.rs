@@ -148,7 +148,7 @@ impl Worker {
         let host = DockerHost::parse(&config.docker_host).map_err(|error| setup(&error))?;
         let master = match mode {
             Mode::Node => None,
-            Mode::Standalone => Some(start_master(&config.state_dir)?),
+            Mode::Standalone => Some(start_master(config)?),
         };
         let route = match &master {
             None => Route::from_config(config),
@@ -371,9 +371,10 @@ fn tell_start(config: &Config, mode: Mode, monitor: &Monitor) {
     }
 }
 
-fn start_master(state_dir: &Path) -> Result<Master, Fault> {
-    Master::start(MasterConfig::new(state_dir.join("master")))
-        .map_err(|error| other("can't start the small master", &error))
+fn start_master(config: &Config) -> Result<Master, Fault> {
+    let folder = config.state_dir.join("master");
+    let master = MasterConfig { defaults: config.spec_defaults.clone(), ..MasterConfig::new(folder) };
+    Master::start(master).map_err(|error| other("can't start the small master", &error))
 }
 
 fn start_monitor(

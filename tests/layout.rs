@@ -49,7 +49,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vpn",
         ],
     ),
-    ("cli", &["config", "daemon", "host", "monitor", "node", "sys"]),
+    ("cli", &["config", "daemon", "docker", "host", "monitor", "node", "sandbox", "sys"]),
     ("main", &["cli"]),
 ];
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::config::{Config, MasterUrl};
 use crate::docker::{Docker, DockerHost, EngineFacts, NodeTimeouts};
 use crate::node::spec::BASE_IMAGE;
+use crate::sandbox::can_hold;
 use crate::sys::private::{self, PrivateError};
 
 use super::table::{self, row};
@@ -137,19 +138,10 @@ fn engine(docker_host: &str) -> Vec<(&'static str, Finding)> {
     ]
 }
 
-/// The same conditions and words as the running worker's.
 fn limits(facts: &EngineFacts) -> Finding {
-    let lacks = |what: &str, mend: &str| Finding::fail(format!("engine {} can't limit {what}: {mend}", facts.version));
-    if facts.os != "linux" {
-        Finding::fail(format!("the engine runs {} containers; switch it to Linux containers", facts.os))
-    } else if !facts.memory_limit {
-        lacks("memory", "enable the memory cgroup (on a Raspberry Pi: cgroup_enable=memory in cmdline.txt)")
-    } else if !facts.cpu_quota {
-        lacks("CPU time", "the kernel needs CONFIG_CFS_BANDWIDTH")
-    } else if !facts.pids_limit {
-        lacks("processes", "the kernel needs the pids cgroup")
-    } else {
-        Finding::ok("the engine can limit memory, CPU time and processes")
+    match can_hold(facts) {
+        Ok(()) => Finding::ok("the engine can limit memory, CPU time and processes"),
+        Err(reason) => Finding::fail(reason),
     }
 }
 

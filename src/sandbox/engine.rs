@@ -161,8 +161,11 @@ fn is_task(labels: &BTreeMap<String, String>) -> bool {
     labels.get(LABEL_ROLE).is_some_and(|role| role == "task")
 }
 
-/// Whether the engine can hold what the sandbox asks for; what it lacks and how to mend it, if not.
-fn can_hold(facts: &EngineFacts) -> Result<(), String> {
+/// Whether the engine can hold what the sandbox asks for.
+///
+/// # Errors
+/// What it lacks and how to mend it.
+pub fn can_hold(facts: &EngineFacts) -> Result<(), String> {
     let lacks = |what: &str, mend: &str| Err(format!("engine {} can't limit {what}: {mend}", facts.version));
     if facts.os != "linux" {
         return Err(format!("the engine runs {} containers; switch it to Linux containers", facts.os));

@@ -36,6 +36,6 @@ mod task;
 mod verdict;
 
 pub use body::TASK_USER;
-pub use engine::{EngineNews, EngineWatch, Hooks};
+pub use engine::{EngineNews, EngineWatch, Hooks, can_hold};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
 pub use task::{Beginning, Context, TaskHandle, Teller, start};

@@ -93,7 +93,9 @@ impl Wants {
 
     /// Of an assignment that passes the check; another one takes a slot and is left to the node to judge.
     pub fn of(offer: &Offer) -> Self {
-        match TaskSpec::check(offer, &SpecDefaults::default()) {
+        // Whatever running time the desk has let pass.
+        let defaults = SpecDefaults { max_timeout: Duration::MAX, ..SpecDefaults::default() };
+        match TaskSpec::check(offer, &defaults) {
             Ok(spec) => Self { needs: spec.needs(), priority: spec.priority, max_output_bytes: spec.max_output_bytes },
             Err(_) => Self { needs: Resources { slots: 1, ..Resources::default() }, priority: 50, max_output_bytes: 0 },
         }

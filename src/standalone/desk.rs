@@ -72,6 +72,7 @@ impl Shared {
 pub struct Desk {
     pub(super) shared: Arc<Shared>,
     pub(super) waker: Waker,
+    pub(super) defaults: SpecDefaults,
 }
 
 impl Desk {
@@ -80,7 +81,8 @@ impl Desk {
     /// # Errors
     /// Names the field that is wrong.
     pub fn submit_offer(&self, offer: Offer) -> Result<AttemptKey, SubmitError> {
-        let spec = TaskSpec::check(&offer, &SpecDefaults::default()).map_err(|error| field_error(error, &offer))?;
+        let spec = TaskSpec::check(&offer, &self.defaults)
+            .map_err(|error| field_error(error, &offer, self.defaults.max_timeout))?;
         let assignment = convert::assignment(offer).encode_to_vec();
         self.submit_raw(&spec.key, &assignment).map_err(|fail| SubmitError {
             field: if fail.code == Code::InvalidArgument { "name".to_owned() } else { String::new() },
@@ -266,8 +268,7 @@ fn plain(message: String) -> SubmitError {
 }
 
 /// The contract's field in the words and units of the task file.
-fn field_error(error: FieldError, offer: &Offer) -> SubmitError {
-    let SpecDefaults { max_timeout, .. } = SpecDefaults::default();
+fn field_error(error: FieldError, offer: &Offer, max_timeout: Duration) -> SubmitError {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let bytes: fn(u64) -> String = amount::bytes;
     let plain: fn(u64) -> String = amount::thousandths;
@@ -313,12 +314,17 @@ mod tests {
             (r#"{"grace_s": 61.5}"#, "grace_s is 61.5, must be from 0 to 60"),
             (r#"{"priority": 101}"#, "priority is 101, must be from 0 to 100"),
             (r#"{"env": {"A": "1", "TASK_ID": "x"}}"#, "env TASK_ID: sets TASK_ID, which the worker sets"),
-            (r#"{"env": {"1": "x"}}"#, "env 1: has a name that is not [A-Za-z_][A-Za-z0-9_]{0,254}"),
+            (
+                r#"{"env": {"1": "x"}}"#,
+                r#"env 1: has the name "1" of 1 bytes, which is not [A-Za-z_][A-Za-z0-9_]{0,254}"#,
+            ),
             (r#"{"pull": "now"}"#, "pull must be always, if-missing or never"),
         ] {
             let mut offer = TaskFile::parse(file).unwrap().to_offer();
             offer.task = "t".to_owned();
-            let error = field_error(TaskSpec::check(&offer, &SpecDefaults::default()).unwrap_err(), &offer);
+            let defaults = SpecDefaults::default();
+            let error = TaskSpec::check(&offer, &defaults).unwrap_err();
+            let error = field_error(error, &offer, defaults.max_timeout);
             assert_eq!(format!("{} {}", error.field, error.message), expected);
         }
     }

@@ -19,6 +19,7 @@ use super::fail::Fail;
 use crate::grpc::{Metadata, Status};
 use crate::monitor::SubmitError;
 use crate::node::id::AttemptKey;
+use crate::node::spec::SpecDefaults;
 use crate::rpc::schema::Assignment;
 use crate::rpc::server::{Server, ServerCallId, ServerEvent};
 use crate::sys::clock::boottime;
@@ -34,12 +35,19 @@ pub struct MasterConfig {
     pub dir: PathBuf,
     /// What it tells its nodes.
     pub terms: Terms,
+    /// Running times that a submitter may ask for: those of the nodes that it serves.
+    pub defaults: SpecDefaults,
 }
 
 impl MasterConfig {
     /// A master on a free port of 127.0.0.1 that wants no join token.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), dir: dir.into(), terms: Terms::default() }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            dir: dir.into(),
+            terms: Terms::default(),
+            defaults: SpecDefaults::default(),
+        }
     }
 }
 
@@ -64,7 +72,7 @@ impl Master {
         let server = Server::bind(config.listen)?;
         let address = server.local_addr()?;
         let shared = Arc::new(Shared::new(core, started));
-        let desk = Desk { shared: Arc::clone(&shared), waker: server.waker() };
+        let desk = Desk { shared: Arc::clone(&shared), waker: server.waker(), defaults: config.defaults };
         let stop = Arc::new(AtomicBool::new(false));
         let worker = Worker { server, shared, stop: Arc::clone(&stop), held: BTreeMap::new() };
         let thread = Builder::new().name("master".to_owned()).stack_size(STACK_BYTES).spawn(|| worker.run())?;
