@@ -11,6 +11,7 @@
 //! | sampler | 256 KiB | looks at the machine | drop of its channel |
 //! | monitor-* | see `monitor` | page, API, control socket | `Monitor::stop` |
 //! | task-N, call-N, output-N | 512, 512, 256 KiB | one attempt (`sandbox::task`) | the attempt's desired state; `Stop` for calls and output |
+//! | inputs, stats | 256, 512 KiB | an input archive; figures where no cgroup is seen | the end of the pipe; the call's deadline |
 //! | master | 1 MiB | standalone mode's small master | `Master::stop` |
 
 mod driver;
