@@ -7,6 +7,7 @@
 //! | coordinator | 1 MiB | decides (`daemon::driver`) | its own `Exit` |
 //! | store | see `store` | database and spool | `Store::close` |
 //! | session, submit | 1 MiB | the lanes (`daemon::lanes`) | order `Close` and waker |
+//! | resolve | see `rpc::dial` | one look-up of the master's name, which can't be interrupted | its own end |
 //! | engine-events | 512 KiB | the engine's state and events (`sandbox::engine`) | `EngineWatch::release` |
 //! | sampler | 256 KiB | looks at the machine | drop of its channel |
 //! | monitor-* | see `monitor` | page, API, control socket | `Monitor::stop` |
