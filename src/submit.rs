@@ -26,6 +26,8 @@ const CHUNK_TIME: Duration = Duration::from_millis(250);
 const MIN_CHUNK: usize = 16 << 10;
 /// Well below the 4 MiB of a call, and small enough to share a connection fairly.
 const MAX_CHUNK: usize = 1 << 20;
+/// Between two looks at an outbox that has something and gave nothing.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Before the rate of the line is known.
 const FIRST_CHUNK: usize = 128 << 10;
 /// After a piece failed by its status: first and longest pause.
@@ -98,9 +100,19 @@ impl SubmitThread {
             self.learn_session();
             let now = boottime();
             self.send(now);
-            let due = if now < self.not_before { self.not_before } else { Duration::MAX };
-            let event = self.parts.master.next(due);
+            let event = self.parts.master.next(self.due(now));
             self.handle(event);
+        }
+    }
+
+    /// When to look again though nothing has happened. What waits and was not given out could not be read for the moment.
+    fn due(&self, now: Duration) -> Duration {
+        if now < self.not_before {
+            self.not_before
+        } else if self.is_registered && self.sent.is_empty() && self.parts.outbox.pending().0 > 0 {
+            now + LOOK_AGAIN
+        } else {
+            Duration::MAX
         }
     }
 

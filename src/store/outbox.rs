@@ -10,13 +10,16 @@ use rusqlite::Connection;
 use super::db;
 use super::duty;
 use super::queue::{Pick, Queue, StreamKey, Urgency};
-use super::spool::{Behind, Spool};
+use super::spool::{Behind, Segment, Spool};
 use super::thread::Message;
 use crate::node::id::AttemptKey;
 use crate::node::record::{Event, EventKind, Piece, PieceContent, StreamEnd};
 
 /// Longest text of a refusal that goes into a note.
 const MAX_REASON_BYTES: usize = 1_024;
+
+/// Tries at a part that can't be read.
+const MAX_READS: u32 = 3;
 
 /// Called when there is something to send. It must only wake: it runs on threads that have other work.
 type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -91,7 +94,7 @@ impl Outbox {
                     let count = usize::try_from(len).unwrap_or(usize::MAX);
                     let read = match count {
                         0 => Ok(Vec::new()),
-                        _ => self.0.spool.read_segment(&key, segment, offset - segment.offset, count),
+                        _ => self.read_patiently(&key, segment, offset - segment.offset, count),
                     };
                     match read {
                         Ok(bytes) => {
@@ -104,7 +107,13 @@ impl Outbox {
                             };
                             return Some(Piece { key, content });
                         }
-                        // A part that can't be read must not hold up the rest for ever: it becomes a gap that is told.
+                        // Want of descriptors or memory passes: the part is given again.
+                        Err(error) if !is_lost(&error) => {
+                            log::error!("cannot read stream {} of {key} now: {error}", segment.stream);
+                            self.queue().rewind_stream(&key, name);
+                            return None;
+                        }
+                        // A part that is gone must not hold up the rest for ever: it becomes a gap that is told.
                         Err(error) => self.give_up(&key, name, offset, len, &format!("could not be read: {error}")),
                     }
                 }
@@ -178,6 +187,17 @@ impl Outbox {
     /// The length of each stream of an attempt, of earlier starts too: for the final report.
     pub fn stream_ends(&self, key: &AttemptKey) -> Vec<StreamEnd> {
         self.queue().stream_ends(key)
+    }
+
+    /// A disk that fails once often reads at the next try, and a part that is given up is lost for good.
+    fn read_patiently(&self, key: &AttemptKey, segment: Segment, at: u64, count: usize) -> io::Result<Vec<u8>> {
+        let mut tries = 1;
+        loop {
+            match self.0.spool.read_segment(key, segment, at, count) {
+                Err(_) if tries < MAX_READS => tries += 1,
+                result => return result,
+            }
+        }
     }
 
     fn give_up(&self, key: &AttemptKey, name: StreamKey, offset: u64, len: u64, why: &str) {
@@ -281,6 +301,12 @@ impl Outbox {
     pub(super) fn log_bytes(&self, key: &AttemptKey) -> u64 {
         self.queue().log_bytes(key)
     }
+}
+
+/// Whether the bytes are gone, rather than out of reach at the moment.
+fn is_lost(error: &io::Error) -> bool {
+    let is_gone = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof);
+    is_gone || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 fn refusal(key: &AttemptKey, why: &str) -> io::Error {
