@@ -57,6 +57,10 @@ fn a_task_lives_through_an_engine_that_goes_away_and_ends_with_its_own_exit_code
     scene.until_up("ends-meanwhile");
     scene.until_up("ends-later");
     scene.until_up("killed-later");
+    // A task's first output can come before the node has read its limits back.
+    scene.until_status("all three run", |status| {
+        status.attempts.iter().filter(|attempt| attempt.phase == Phase::Running).count() == 3
+    });
     engine.cut();
     let status = scene.until_status("the node sees that the engine is away", |status| {
         status.state == NodeState::Degraded && status.attempts.len() == 3
