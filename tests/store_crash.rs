@@ -12,20 +12,23 @@ mod store_util;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::record::{
-    Event, EventKind, FIRST_OUTPUT, FinalReport, Outcome, Phase, Piece, PieceContent, STDOUT,
+    Event, EventKind, FIRST_OUTPUT, FinalReport, Outcome, Phase, Piece, PieceContent, STDOUT, StreamEnd,
 };
-use hivemind_worker::store::{Ack, StoreEvent, Write};
+use hivemind_worker::store::{Ack, Store, StoreConfig, StoreEvent, Write};
 use store_util::*;
 
 const ROUNDS: u64 = 20;
 const CHILD: &str = "HM_STORE_CRASH_CHILD";
+const START_CHILD: &str = "HM_STORE_START_CHILD";
+/// Of the stream that a start must find.
+const START_BYTES: usize = 5 << 20;
 /// Attempts that a child takes when it is not killed from outside.
 const ATTEMPTS: u64 = 8;
 /// Which of a thread's calls are hit; by the environment all up to a number, for a long run.
@@ -56,7 +59,13 @@ fn append(file: &mut File, line: &str) {
 
 /// Whole lines; a torn one at the end is cut off.
 fn lines(path: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = match std::fs::read_to_string(path) {
+        // A master that cannot read what it has must not go on as if it had nothing.
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            panic!("the harness can't read {}: {error}", path.display())
+        }
+        text => text.unwrap_or_default(),
+    };
     let whole = text.rfind('\n').map_or(0, |at| at + 1);
     if whole < text.len() {
         OpenOptions::new().write(true).open(path).unwrap().set_len(whole as u64).unwrap();
@@ -167,6 +176,75 @@ fn promises_path(folder: &Path) -> PathBuf {
 
 fn master_path(folder: &Path) -> PathBuf {
     folder.join("master")
+}
+
+/// Runs in the child only: a start either sees the whole attempt, or says why it can't.
+#[test]
+fn start_child() {
+    let Ok(folder) = std::env::var(START_CHILD) else { return };
+    match Store::open(Path::new(&folder), StoreConfig::default(), Box::new(|_| ())) {
+        Ok((store, recovered)) => {
+            let whole = StreamEnd { stream: FIRST_OUTPUT, epoch: 1, bytes: START_BYTES as u64 };
+            let found: Vec<_> = recovered.attempts.iter().map(|attempt| store.stream_ends(&attempt.spec.key)).collect();
+            println!("{}", if found == [[whole]] { "whole" } else { "lost" });
+            store.close();
+        }
+        Err(error) => println!("refused: {error}"),
+    }
+}
+
+/// Want of descriptors at a start is no loss: each call that reads fails once, at each of its first times.
+#[test]
+fn a_start_that_cannot_read_for_a_moment_loses_nothing() {
+    let folder = Folder::new();
+    let state = folder.state();
+    let bytes = pattern(START_BYTES);
+    let key = key("sum", 1);
+    let mut master = Master::default();
+    let first = open(&state);
+    first.take(&key);
+    first.write_stream(&key, FIRST_OUTPUT, &bytes);
+    let mut report = FinalReport::without_run(Outcome::Succeeded, "");
+    report.streams = first.store.stream_ends(&key);
+    first.commit(vec![note(&key, "before"), event(&key, EventKind::Final(Box::new(report)))]);
+    // The master has a part, which must not be taken for all.
+    while !master.streams.contains_key(&(key.clone(), FIRST_OUTPUT, 1)) {
+        let piece = first.outbox().next_piece(START_BYTES / 3).unwrap();
+        let ack = master.receive(&piece, usize::MAX);
+        first.outbox().acked(&piece.key, ack);
+    }
+    first.store.close();
+    let mut said = BTreeMap::new();
+    for call in ["openat", "getdents64", "newfstatat", "statx", "read", "pread64"] {
+        for when in 1..=32 {
+            let inject = format!("{call}:error=EMFILE:when={when}");
+            let output = strace(call, &inject, "start_child").env(START_CHILD, &state).output().unwrap();
+            let output = String::from_utf8_lossy(&output.stdout).into_owned();
+            let word = ["whole", "refused", "lost"].into_iter().find(|word| output.contains(word));
+            assert_ne!(word, Some("lost"), "{inject}");
+            *said.entry((call, word)).or_insert(0) += 1;
+        }
+    }
+    println!("{said:?}");
+    assert!(
+        said.contains_key(&("openat", Some("refused"))) && said.contains_key(&("openat", Some("whole"))),
+        "{said:?}"
+    );
+    let last = open(&state);
+    master.drain(&last.outbox());
+    let name = (key, FIRST_OUTPUT, 1);
+    assert!(master.streams[&name] == bytes && master.ended[&name] == bytes.len());
+    last.store.close();
+}
+
+/// A child of this program's with a fault in one of its calls.
+fn strace(call: &str, inject: &str, child: &str) -> Command {
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &format!("inject={inject}")])
+        .args(["--", std::env::current_exe().unwrap().to_str().unwrap()])
+        .args(["--exact", child, "--nocapture"]);
+    command
 }
 
 /// Runs in the child only: works until it is killed.
@@ -349,11 +427,8 @@ fn keeps_its_promises_when_a_call_kills_or_fails() {
         for call in calls {
             for when in &places {
                 seed += 1;
-                let inject = format!("inject={call}:{fault}:when={when}");
-                let output = Command::new("strace")
-                    .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject])
-                    .args(["--", std::env::current_exe().unwrap().to_str().unwrap()])
-                    .args(["--exact", "crash_child", "--nocapture"])
+                let inject = format!("{call}:{fault}:when={when}");
+                let output = strace(call, &inject, "crash_child")
                     .env(CHILD, format!("{seed} {ATTEMPTS} {}", base.display()))
                     .output()
                     .unwrap();

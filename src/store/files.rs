@@ -14,6 +14,8 @@ const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// Pieces in which the reserve is written where the file system can't allocate.
 const ZEROS: usize = 64 << 10;
+/// Of something that can't be read.
+const MAX_READS: u32 = 3;
 
 /// Makes a folder that only its owner can enter; one that is there is kept.
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
@@ -117,6 +119,25 @@ fn write_zeros(mut file: File, bytes: u64) -> io::Result<()> {
 /// Whether a write failed for lack of space, which may come back, rather than for a fault of the disk.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// A disk that fails once often reads at the next try, and what is given up is lost for good.
+pub(super) fn read_patiently<T>(mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut tries = 1;
+    loop {
+        match read() {
+            Err(_) if tries < MAX_READS => tries += 1,
+            result => return result,
+        }
+    }
+}
+
+/// Whether what could not be read is gone or damaged, rather than out of reach at the moment: want of descriptors, of
+/// memory or of a permission passes, and nothing may be given up for it.
+pub(super) fn is_lost(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    let is_gone = matches!(error.kind(), NotFound | UnexpectedEof | InvalidData);
+    is_gone || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// SHA-256 over `domain`, a NUL, and `bytes`: the same bytes at another place have another checksum.

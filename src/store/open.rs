@@ -11,7 +11,7 @@ use super::batch::Duties;
 use super::db;
 use super::files;
 use super::queue::Queue;
-use super::rebuild::{self, Rebuilt};
+use super::rebuild::{self, RebuildError, Rebuilt};
 use super::spool::Spool;
 use super::thread::Health;
 use super::{RECOVERED_HISTORY, Recovered, StoreConfig};
@@ -127,6 +127,15 @@ impl From<rusqlite::Error> for Obstacle {
     }
 }
 
+impl From<RebuildError> for Obstacle {
+    fn from(error: RebuildError) -> Self {
+        match error {
+            RebuildError::Database(error) => error.into(),
+            RebuildError::Spool(path, error) => Self::Folder(path, error),
+        }
+    }
+}
+
 /// See [`super::Store::open`].
 pub(super) fn open(dir: &Path, config: &StoreConfig) -> Result<Opened, OpenError> {
     let mut warnings = Vec::new();
@@ -222,7 +231,10 @@ fn try_open(dir: &Path, spool: &Spool) -> Result<(Connection, Rebuilt, u64), Obs
         db::create(&transaction)?;
     }
     let epoch_file = dir.join(EPOCH);
-    let text = files::read_bounded(&epoch_file, 64).unwrap_or_default();
+    let text = match files::read_patiently(|| files::read_bounded(&epoch_file, 64)) {
+        Err(error) if !files::is_lost(&error) => return Err(Obstacle::Folder(epoch_file, error)),
+        text => text.unwrap_or_default(),
+    };
     let of_file = parse_epoch(&text);
     let of_row = parse_epoch(&db::value(&transaction, EPOCH)?.unwrap_or_default());
     let epoch = of_file.max(of_row).max(segment_epoch).saturating_add(1);

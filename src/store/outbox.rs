@@ -9,17 +9,15 @@ use rusqlite::Connection;
 
 use super::db;
 use super::duty;
+use super::files;
 use super::queue::{Pick, Queue, StreamKey, Urgency};
-use super::spool::{Behind, Segment, Spool};
+use super::spool::{Behind, Spool};
 use super::thread::Message;
 use crate::node::id::AttemptKey;
 use crate::node::record::{Event, EventKind, Piece, PieceContent, StreamEnd};
 
 /// Longest text of a refusal that goes into a note.
 const MAX_REASON_BYTES: usize = 1_024;
-
-/// Tries at a part that can't be read.
-const MAX_READS: u32 = 3;
 
 /// Called when there is something to send. It must only wake: it runs on threads that have other work.
 type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -94,7 +92,10 @@ impl Outbox {
                     let count = usize::try_from(len).unwrap_or(usize::MAX);
                     let read = match count {
                         0 => Ok(Vec::new()),
-                        _ => self.read_patiently(&key, segment, offset - segment.offset, count),
+                        _ => {
+                            let at = offset - segment.offset;
+                            files::read_patiently(|| self.0.spool.read_segment(&key, segment, at, count))
+                        }
                     };
                     match read {
                         Ok(bytes) => {
@@ -108,7 +109,7 @@ impl Outbox {
                             return Some(Piece { key, content });
                         }
                         // Want of descriptors or memory passes: the part is given again.
-                        Err(error) if !is_lost(&error) => {
+                        Err(error) if !files::is_lost(&error) => {
                             log::error!("cannot read stream {} of {key} now: {error}", segment.stream);
                             self.queue().rewind_stream(&key, name);
                             return None;
@@ -189,17 +190,6 @@ impl Outbox {
         self.queue().stream_ends(key)
     }
 
-    /// A disk that fails once often reads at the next try, and a part that is given up is lost for good.
-    fn read_patiently(&self, key: &AttemptKey, segment: Segment, at: u64, count: usize) -> io::Result<Vec<u8>> {
-        let mut tries = 1;
-        loop {
-            match self.0.spool.read_segment(key, segment, at, count) {
-                Err(_) if tries < MAX_READS => tries += 1,
-                result => return result,
-            }
-        }
-    }
-
     fn give_up(&self, key: &AttemptKey, name: StreamKey, offset: u64, len: u64, why: &str) {
         let end = offset.saturating_add(len);
         let (stream, epoch) = name;
@@ -212,15 +202,18 @@ impl Outbox {
         self.tell_store(Urgency::Now);
     }
 
-    fn read_event(&self, key: &AttemptKey, id: i64, number: u64) -> rusqlite::Result<Event> {
+    fn read_event(&self, key: &AttemptKey, id: i64, number: u64) -> io::Result<Event> {
         let reader = lock(&self.0.reader);
         match db::event(&reader, id, number) {
             Ok(Some(event)) => return Ok(event),
-            Err(error) if !db::is_damage(&error) => return Err(error),
+            Err(error) if !db::is_damage(&error) => return Err(io::Error::other(error)),
             Ok(None) | Err(_) => {}
         }
         log::error!("event {number} of {key} is damaged in the database: taking its copy");
-        let copies = self.0.spool.read_events(key, Behind::Keep).unwrap_or_default();
+        let copies = match files::read_patiently(|| self.0.spool.read_events(key, Behind::Keep)) {
+            Err(error) if !files::is_lost(&error) => return Err(error),
+            copies => copies.unwrap_or_default(),
+        };
         if let Some(event) = copies.into_iter().find(|event| event.number == number) {
             return Ok(event);
         }
@@ -301,12 +294,6 @@ impl Outbox {
     pub(super) fn log_bytes(&self, key: &AttemptKey) -> u64 {
         self.queue().log_bytes(key)
     }
-}
-
-/// Whether the bytes are gone, rather than out of reach at the moment.
-fn is_lost(error: &io::Error) -> bool {
-    let is_gone = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof);
-    is_gone || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 fn refusal(key: &AttemptKey, why: &str) -> io::Error {

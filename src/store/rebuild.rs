@@ -9,6 +9,7 @@
 //! | folder without row, committed, or the database is new | a duty that the database lost: rebuilt |
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::path::PathBuf;
 
 use rusqlite::Connection;
@@ -36,6 +37,19 @@ pub(super) struct Rebuilt {
     pub(super) warnings: Vec<String>,
 }
 
+/// Why a start can't go on with what it finds.
+pub(super) enum RebuildError {
+    Database(rusqlite::Error),
+    /// A folder of the spool is out of reach at the moment: what it holds must not be taken for lost.
+    Spool(PathBuf, io::Error),
+}
+
+impl From<rusqlite::Error> for RebuildError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
     Row,
@@ -50,7 +64,12 @@ struct Rebuild<'a> {
 
 /// Reads everything and mends rows within the caller's transaction. Of the spool it changes nothing that a start
 /// without this transaction would miss.
-pub(super) fn rebuild(db: &Connection, spool: &Spool, found: Vec<Found>, is_new: bool) -> rusqlite::Result<Rebuilt> {
+pub(super) fn rebuild(
+    db: &Connection,
+    spool: &Spool,
+    found: Vec<Found>,
+    is_new: bool,
+) -> Result<Rebuilt, RebuildError> {
     let mut folders: BTreeMap<String, Found> = found.into_iter().map(|found| (found.stem.clone(), found)).collect();
     let sweeps = db::sweeps(db)?;
     let mut rebuild = Rebuild { db, spool, result: Rebuilt::default() };
@@ -99,7 +118,7 @@ impl Rebuild<'_> {
         self.result.warnings.push(text);
     }
 
-    fn row(&mut self, row: AttemptRow, folders: &mut BTreeMap<String, Found>) -> rusqlite::Result<()> {
+    fn row(&mut self, row: AttemptRow, folders: &mut BTreeMap<String, Found>) -> Result<(), RebuildError> {
         let stem = row.key.as_ref().map(stem);
         let found = stem.as_ref().and_then(|stem| folders.get(stem));
         let manifest = found.and_then(|found| found.manifest.as_ref().ok()?.clone());
@@ -114,7 +133,7 @@ impl Rebuild<'_> {
             }
             (None, None) => {
                 self.warn(format!("the database row of {name} was damaged and it has no manifest: the row is dropped"));
-                return db::delete_attempt(self.db, row.id);
+                return Ok(db::delete_attempt(self.db, row.id)?);
             }
         };
         if !has_manifest {
@@ -129,7 +148,7 @@ impl Rebuild<'_> {
         self.restore(row.id, spec, Origin::Row)
     }
 
-    fn folder(&mut self, found: Found, is_new: bool, is_swept: bool) -> rusqlite::Result<()> {
+    fn folder(&mut self, found: Found, is_new: bool, is_swept: bool) -> Result<(), RebuildError> {
         let is_lost = is_new || found.was_committed;
         match found.manifest {
             _ if is_swept => {}
@@ -153,10 +172,10 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    fn restore(&mut self, id: i64, spec: TaskSpec, origin: Origin) -> rusqlite::Result<()> {
+    fn restore(&mut self, id: i64, spec: TaskSpec, origin: Origin) -> Result<(), RebuildError> {
         let mut duty = Duty::new(id, &spec);
         let saved = db::state(self.db, id)?;
-        let copies = self.spool.read_events(&spec.key, Behind::Cut).unwrap_or_default();
+        let copies = self.read(&spec, |spool| spool.read_events(&spec.key, Behind::Cut))?.unwrap_or_default();
         let (report, missing) = self.replay(&mut duty, saved.as_ref(), &copies)?;
         match saved {
             Some(saved) => {
@@ -242,18 +261,39 @@ impl Rebuild<'_> {
         Ok((report, uncopied))
     }
 
+    /// What an attempt's folder has. The inner error says that it is lost.
+    fn read<T>(
+        &mut self,
+        spec: &TaskSpec,
+        read: impl Fn(&Spool) -> io::Result<T>,
+    ) -> Result<io::Result<T>, RebuildError> {
+        match files::read_patiently(|| read(self.spool)) {
+            Err(error) if !files::is_lost(&error) => Err(RebuildError::Spool(self.spool.folder(&spec.key), error)),
+            Err(error) => {
+                self.warn(format!("the folder of {} can't be read: {error}", spec.key));
+                Ok(Err(error))
+            }
+            Ok(found) => Ok(Ok(found)),
+        }
+    }
+
     /// The lengths of segments are the truth about streams; the rows say how far the master has them.
     fn streams(
         &mut self,
         id: i64,
         spec: &TaskSpec,
         notes: &mut Vec<String>,
-    ) -> rusqlite::Result<BTreeMap<StreamKey, Stream>> {
+    ) -> Result<BTreeMap<StreamKey, Stream>, RebuildError> {
         let mut found: BTreeMap<StreamKey, (StreamAck, Vec<(u64, u64)>)> = BTreeMap::new();
         for (name, ack) in db::streams(self.db, id)? {
             found.entry(name).or_default().0 = ack;
         }
-        for (segment, len) in self.spool.segments(&spec.key).unwrap_or_default() {
+        let segments = self.read(spec, |spool| spool.segments(&spec.key))?.unwrap_or_else(|error| {
+            notes
+                .push(format!("the folder of its streams can't be read ({error}): they end where the master has them"));
+            Vec::new()
+        });
+        for (segment, len) in segments {
             let name = (segment.stream, segment.epoch);
             found.entry(name).or_default().1.push((segment.offset, len));
         }

@@ -111,7 +111,7 @@ impl Spool {
     /// Puts a task and its inputs on disk, synced. The manifest is last, so that where it is, all is.
     pub(super) fn take(&self, spec: &TaskSpec, inputs: &[u8]) -> io::Result<()> {
         let folder = self.folder(&spec.key);
-        if folder.exists() {
+        if folder.try_exists()? {
             self.remove_stem(&stem(&spec.key))?;
         }
         files::make_folder(&folder)?;
@@ -160,7 +160,7 @@ impl Spool {
     /// follows, so that the next append stands on good ground.
     pub(super) fn read_events(&self, key: &AttemptKey, behind: Behind) -> io::Result<Vec<Event>> {
         let path = self.folder(key).join(EVENTS);
-        if !path.exists() {
+        if !path.try_exists()? {
             return Ok(Vec::new());
         }
         let mut file = files::open_append(&path)?;
@@ -184,10 +184,14 @@ impl Spool {
         Ok(events)
     }
 
-    /// The segments of an attempt in order, with their lengths.
+    /// The segments of an attempt in order, with their lengths. A folder that is not there has none.
     pub(super) fn segments(&self, key: &AttemptKey) -> io::Result<Vec<(Segment, u64)>> {
         let mut segments = Vec::new();
-        for entry in std::fs::read_dir(self.folder(key))? {
+        let entries = match std::fs::read_dir(self.folder(key)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(segments),
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
             if let Some(segment) = entry.file_name().to_str().and_then(Segment::parse) {
                 segments.push((segment, entry.metadata()?.len()));
@@ -206,7 +210,8 @@ impl Spool {
         Ok(bytes)
     }
 
-    /// All folders, and the epochs of all segments: the largest one.
+    /// All folders, and the epochs of all segments: the largest one. What is out of reach at the moment is an error, as
+    /// a start must not take it for lost.
     pub(super) fn scan(&self) -> io::Result<(Vec<Found>, u64)> {
         let mut found = Vec::new();
         let mut epoch = 0;
@@ -220,11 +225,12 @@ impl Spool {
                 let segment = file?.file_name().to_str().and_then(Segment::parse);
                 epoch = epoch.max(segment.map_or(0, |segment| segment.epoch));
             }
-            found.push(Found {
-                manifest: read_manifest(&entry.path(), &stem),
-                was_committed: entry.path().join(EVENTS).exists(),
-                stem,
-            });
+            let manifest = files::read_patiently(|| read_manifest(&entry.path(), &stem));
+            let manifest = match manifest {
+                Err(error) if !files::is_lost(&error) => return Err(error),
+                manifest => manifest,
+            };
+            found.push(Found { manifest, was_committed: entry.path().join(EVENTS).try_exists()?, stem });
         }
         found.sort_by(|a, b| a.stem.cmp(&b.stem));
         Ok((found, epoch))
@@ -239,7 +245,7 @@ impl Spool {
     /// See [`Self::remove`].
     pub(super) fn remove_stem(&self, stem: &str) -> io::Result<()> {
         let folder = self.root.join(stem);
-        if folder.join(MANIFEST).exists() {
+        if folder.join(MANIFEST).try_exists()? {
             files::remove_if_there(&folder.join(MANIFEST))?;
             files::sync_folder(&folder)?;
         }
