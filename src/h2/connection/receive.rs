@@ -149,6 +149,9 @@ impl Connection {
     }
 
     fn handle_frame(&mut self, frame: Frame<'_>) -> Result<(), Fault> {
+        if self.role == Role::Server && self.control.is_overfull() {
+            return Err(Connection::reply_overflow());
+        }
         if matches!(frame, Frame::Data { .. } | Frame::Headers { .. }) {
             self.pinger.rewarded();
         }
