@@ -463,7 +463,7 @@ fn server_refuses_what_clients_must_not_do() {
     let c = Wire::client;
     let cases = vec![
         ("even", c().request(2, true), ErrorCode::PROTOCOL_ERROR),
-        ("closed", c().request(3, true).request(1, true), ErrorCode::STREAM_CLOSED),
+        ("closed", c().request(3, true).request(1, true), ErrorCode::PROTOCOL_ERROR),
         ("preface", Wire { out: b"GET / HTTP/1.1\r\n\r\n".to_vec(), ..Wire::default() }, ErrorCode::PROTOCOL_ERROR),
     ];
     for (what, wire, code) in cases {
