@@ -3,6 +3,9 @@
 use super::*;
 use crate::h2::flow::MAX_WINDOW;
 
+#[path = "rfc_tests.rs"]
+mod rfc;
+
 const NOW: Instant = Duration::from_secs(1000);
 
 /// Writes what a scripted peer sends.
