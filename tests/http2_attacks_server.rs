@@ -59,6 +59,16 @@ fn row_03_hpack_bomb_on_our_server() {
 }
 
 #[test]
+fn row_03_field_lists_that_are_just_allowed_on_our_server() {
+    // What is small on the wire and large in memory: as many fields as the limit allows, on as many streams.
+    let many: Vec<(&str, &str)> = REQUEST.into_iter().chain(std::iter::repeat_n(("a", ""), 480)).collect();
+    let bytes = streams(32, |stream| [head(stream, &many), frame(DATA, 0, stream, &MESSAGE[..3])].concat());
+    let outcome = attack_server(Peer::Reads, App::NeverAnswers, &bytes);
+    assert_eq!((outcome.heads, outcome.go_away), (0, None), "all of them are held");
+    assert!(outcome.growth > 100_000 && outcome.growth <= MAX_GROWTH, "{}", outcome.growth);
+}
+
+#[test]
 fn row_09_broken_field_blocks_on_our_server() {
     for block in [&[0x80][..], &[0xbe], &[0x3f], &[0x3f, 0xe2, 0x1f], &[0x83, 0x20], &[0x00, 1, b'a', 0x81, 0xff]] {
         let outcome = attack_server(Peer::Reads, App::Echoes, &frame(HEADERS, 5, 1, block));
