@@ -153,18 +153,19 @@ fn row_27_a_window_of_zero_meets_the_deadline() {
 
 #[test]
 fn row_27_a_server_that_never_reads_meets_the_deadline() {
-    // Nothing is read, so that the request fills the socket; the answer's deadline holds all the same.
+    // The windows are wide open and nothing is read, so that the request fills the socket; the deadline holds all the
+    // same, and what the server says is still read.
     let (done, wait) = std::sync::mpsc::channel::<()>();
     let (url, thread) = server(move |mut socket| {
-        socket.write_all(&SETTINGS).unwrap();
-        socket.write_all(&[&[0, 0, 4, 8, 0, 0, 0, 0, 0][..], &[0x0f, 0, 0, 0]].concat()).unwrap();
-        socket.write_all(&[&[0, 0, 4, 8, 0, 0, 0, 0, 1][..], &[0x0f, 0, 0, 0]].concat()).unwrap_or(());
+        let wide = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff];
+        socket.write_all(&[&wide[..], &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0x0f, 0, 0, 0]].concat()).unwrap();
         let _ = wait.recv_timeout(PATIENCE);
     });
     let mut lane = lane_to(&url);
     let body = vec![7; 32 * 1024 * 1024];
     let error = call(&mut lane, Request { timeout: SOON, ..request("X", body) }).unwrap_err();
-    assert_eq!(error.status.code, Code::DeadlineExceeded);
+    assert_eq!((error.status.code, error.processed), (Code::DeadlineExceeded, Processed::Maybe));
+    assert!(lane.is_connected(), "the connection has not failed");
     drop(done);
     thread.join().unwrap();
 }
