@@ -471,12 +471,7 @@ impl Connection {
         (stream.state.can_send() && matches!(stream.queue.end, SendEnd::Open)).then_some(stream)
     }
 
-    fn put_headers<'a, F: Into<Field<'a>>>(
-        &mut self,
-        id: StreamId,
-        headers: impl IntoIterator<Item = F>,
-        end: bool,
-    ) {
+    fn put_headers<'a, F: Into<Field<'a>>>(&mut self, id: StreamId, headers: impl IntoIterator<Item = F>, end: bool) {
         let (encoder, block) = (&mut self.encoder, &mut self.scratch);
         block.clear();
         encoder.encode(headers, block);
