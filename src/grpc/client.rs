@@ -10,7 +10,8 @@ use super::status::{Code, Status};
 use super::timeout;
 use crate::h2::fields::find;
 use crate::h2::{
-    Config, Connection, ConnectionError, ErrorCode, Event, Header, Instant, KeepAlive, OpenError, ResetCause, StreamId,
+    Config, Connection, ConnectionError, ErrorCode, Event, Field, Header, Indexing, Instant, KeepAlive, OpenError,
+    ResetCause, StreamId,
 };
 
 /// Names a call. The caller chooses it and keeps it unique.
@@ -250,7 +251,7 @@ impl Client {
                 self.answer(id, Err(error));
                 continue;
             };
-            match self.connection.open(&self.head(&request, deadline - now), false) {
+            match self.open(&request, deadline - now) {
                 Ok(stream) => {
                     self.connection.send_data(stream, prefix.to_vec(), false);
                     self.connection.send_data(stream, request.body, true);
@@ -272,20 +273,22 @@ impl Client {
         }
     }
 
-    /// The head of a request (PROTOCOL-HTTP2.md, Requests).
-    fn head(&self, request: &Request, left: Duration) -> Vec<Header> {
-        let mut head = vec![
-            Header::new(":method", "POST"),
-            Header::new(":scheme", self.config.scheme),
-            Header::new(":path", request.path.as_str()),
-            Header::new(":authority", self.config.authority.as_str()),
-            Header::once("grpc-timeout", timeout::encode(left)),
-            Header::new("te", "trailers"),
-            Header::new("content-type", "application/grpc"),
-            Header::new("user-agent", self.config.user_agent.as_str()),
+    /// Sends the head of a request (PROTOCOL-HTTP2.md, Requests).
+    fn open(&mut self, request: &Request, left: Duration) -> Result<StreamId, OpenError> {
+        let timeout = timeout::encode(left);
+        // A call that did not wait has the timeout that the next one of its kind will have too.
+        let indexing = if left == request.timeout { Indexing::Repeated } else { Indexing::Once };
+        let head = [
+            Field::new(":method", "POST"),
+            Field::new(":scheme", self.config.scheme),
+            Field::new(":path", &request.path),
+            Field::new(":authority", &self.config.authority),
+            Field { name: b"grpc-timeout", value: timeout.as_bytes(), indexing },
+            Field::new("te", "trailers"),
+            Field::new("content-type", "application/grpc"),
+            Field::new("user-agent", &self.config.user_agent),
         ];
-        head.extend(request.metadata.to_headers());
-        head
+        self.connection.open(head.into_iter().chain(request.metadata.fields()), false)
     }
 
     fn handle_events(&mut self, now: Instant) {
@@ -293,7 +296,10 @@ impl Client {
             match event {
                 Event::Settings => self.events.push_back(ClientEvent::Ready),
                 Event::Headers { stream, headers, end_stream } => self.handle_head(stream, headers, end_stream),
-                Event::Data { stream, data, end_stream } => self.handle_data(stream, &data, end_stream),
+                Event::Data { stream, data, end_stream } => {
+                    self.handle_data(stream, &data, end_stream);
+                    self.connection.recycle(data);
+                }
                 Event::Trailers { stream, headers } => self.finish(stream, &headers),
                 Event::Reset { stream, code, cause } => self.handle_reset(stream, code, cause, now),
                 Event::GoAway { .. } => self.events.push_back(ClientEvent::GoAway),
@@ -331,6 +337,7 @@ impl Client {
             200 => call.message.push(data),
             status => call.skip(data.len(), status),
         };
+        self.connection.expect(stream, call.message.missing());
         match taken {
             Err(status) => {
                 self.fail(stream, CallError { status, ..CallError::new(Code::Internal, "", Processed::Maybe) })

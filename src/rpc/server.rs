@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::poll::{self, Interest};
 use super::transport::{self, Outgoing, Reading};
 use super::wake::{Wake, Waker};
-use crate::grpc::{self, Metadata, ServerConfig, Status};
+use crate::grpc::{self, Metadata, Reply, ServerConfig};
 use crate::h2::{Instant, StreamId};
 use crate::sys::clock::boottime;
 
@@ -113,10 +113,10 @@ impl Server {
     }
 
     /// Answers a request; it is sent by [`Server::next`]. An answer to one that is cancelled is dropped.
-    pub fn respond(&mut self, call: ServerCallId, result: Result<Vec<u8>, Status>) {
+    pub fn respond(&mut self, call: ServerCallId, reply: impl Into<Reply>) {
         let connection = self.connections.iter_mut().find(|c| c.id == call.connection);
         if let Some(connection) = connection {
-            connection.grpc.respond(call.stream, result, boottime());
+            connection.grpc.respond(call.stream, reply, boottime());
         }
     }
 
