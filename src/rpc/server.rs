@@ -75,6 +75,8 @@ pub struct Server {
     wake: Wake,
     connections: Vec<Connection>,
     next_connection: u64,
+    /// What the last poll found of the wake and the listener.
+    is_woken: bool,
     can_accept: bool,
     accept_after: Instant,
     events: VecDeque<ServerEvent>,
@@ -96,6 +98,7 @@ impl Server {
             wake: Wake::new()?,
             connections: Vec::new(),
             next_connection: 0,
+            is_woken: false,
             can_accept: false,
             accept_after: Duration::ZERO,
             events: VecDeque::new(),
@@ -140,7 +143,7 @@ impl Server {
             if let Some(event) = self.events.pop_front() {
                 return event;
             }
-            if self.wake.take() {
+            if std::mem::take(&mut self.is_woken) && self.wake.take() {
                 return ServerEvent::Woken;
             }
             if has_looked && now >= until {
@@ -191,7 +194,7 @@ impl Server {
         let timeouts = self.connections.iter().map(Connection::poll_timeout);
         let due = timeouts.chain(pause).chain([until]).min().unwrap_or(until);
         let mut interests = vec![
-            Interest { fd: self.wake.as_fd(), read: true, write: false },
+            Interest::read(self.wake.as_fd()),
             Interest { fd: self.listener.as_fd(), read: can_accept, write: false },
         ];
         interests.extend(self.connections.iter().map(|c| Interest {
@@ -200,9 +203,10 @@ impl Server {
             write: c.is_blocked,
         }));
         let ready = poll::wait(&interests, due.saturating_sub(now));
-        self.can_accept = can_accept && ready.get(1).copied().unwrap_or(false);
-        for (connection, can_read) in self.connections.iter_mut().zip(ready.into_iter().skip(2)) {
-            connection.can_read = can_read;
+        self.is_woken = ready.has(0);
+        self.can_accept = can_accept && ready.has(1);
+        for (i, connection) in self.connections.iter_mut().enumerate() {
+            connection.can_read = ready.has(i + 2);
         }
     }
 }
