@@ -241,7 +241,10 @@ impl Lane {
     fn link(&mut self, socket: TcpStream, peer: SocketAddr, now: Instant) -> State {
         let transport = match (&self.tls, self.target.scheme) {
             (Some(config), Scheme::Https) => match tls::session(config, &self.target.host) {
-                Ok(session) => Transport::Tls { socket, session: Box::new(session), host: self.target.host.clone() },
+                Ok(session) => {
+                    let session = Box::new(session.into());
+                    Transport::Tls { socket, session, peer: self.target.host.clone() }
+                }
                 Err(reason) => return self.disconnected(reason, now),
             },
             _ => Transport::Plain(socket),

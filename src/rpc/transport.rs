@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustls::ClientConnection;
+use rustls::Connection;
 
 use super::tls;
 
@@ -18,16 +18,13 @@ const MAX_CHUNKS: usize = 16;
 pub(super) struct Outgoing {
     pub(super) bytes: Vec<u8>,
     sent: usize,
+    /// Bytes that the socket has taken since the beginning, those of TLS included: whether the peer reads.
+    pub(super) taken: u64,
 }
 
 impl Outgoing {
     pub(super) fn is_empty(&self) -> bool {
         self.sent == self.bytes.len()
-    }
-
-    /// Bytes that wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.bytes.len() - self.sent
     }
 
     fn rest(&self) -> &[u8] {
@@ -52,11 +49,11 @@ pub(super) enum Reading {
     Ended,
 }
 
-/// A connected socket.
+/// A connected socket, of either end. `peer` names the other one in messages.
 #[derive(Debug)]
 pub(super) enum Transport {
     Plain(TcpStream),
-    Tls { socket: TcpStream, session: Box<ClientConnection>, host: String },
+    Tls { socket: TcpStream, session: Box<Connection>, peer: String },
 }
 
 impl Transport {
@@ -64,7 +61,7 @@ impl Transport {
     pub(super) fn read(&mut self, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
         match self {
             Transport::Plain(socket) => read_plain(socket, sink),
-            Transport::Tls { socket, session, host } => read_tls(socket, session, host, sink),
+            Transport::Tls { socket, session, peer } => read_tls(socket, session, peer, sink),
         }
     }
 
@@ -103,7 +100,7 @@ impl AsFd for Transport {
     }
 }
 
-pub(super) fn read_plain(socket: &mut TcpStream, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
+fn read_plain(socket: &mut TcpStream, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
     let mut chunk = [0; CHUNK];
     for _ in 0..MAX_CHUNKS {
         match socket.read(&mut chunk) {
@@ -119,8 +116,8 @@ pub(super) fn read_plain(socket: &mut TcpStream, sink: &mut dyn FnMut(&[u8])) ->
 
 fn read_tls(
     socket: &mut TcpStream,
-    session: &mut ClientConnection,
-    host: &str,
+    session: &mut Connection,
+    peer: &str,
     sink: &mut dyn FnMut(&[u8]),
 ) -> Result<Reading, String> {
     let mut chunk = [0; CHUNK];
@@ -135,13 +132,13 @@ fn read_tls(
         if let Err(error) = session.process_new_packets() {
             // The peer is told why, as far as the socket takes it.
             let _ = session.write_tls(socket);
-            return Err(tls::explain(&error, host));
+            return Err(tls::explain(&error, peer));
         }
         if was_handshaking && !session.is_handshaking() && session.alpn_protocol() != Some(b"h2") {
-            return Err(tls::no_http2(host));
+            return Err(tls::no_http2(peer));
         }
         if ended && session.is_handshaking() {
-            return Err(format!("{host} closed the connection during the TLS handshake"));
+            return Err(format!("{peer} closed the connection during the TLS handshake"));
         }
         loop {
             match session.reader().read(&mut chunk) {
@@ -155,11 +152,14 @@ fn read_tls(
     Ok(Reading::Open)
 }
 
-pub(super) fn write_plain(socket: &mut TcpStream, out: &mut Outgoing) -> io::Result<bool> {
+fn write_plain(socket: &mut TcpStream, out: &mut Outgoing) -> io::Result<bool> {
     while !out.is_empty() {
         match socket.write(out.rest()) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => out.advance(n),
+            Ok(n) => {
+                out.taken += n as u64;
+                out.advance(n);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -168,7 +168,7 @@ pub(super) fn write_plain(socket: &mut TcpStream, out: &mut Outgoing) -> io::Res
     Ok(true)
 }
 
-fn write_tls(socket: &mut TcpStream, session: &mut ClientConnection, out: &mut Outgoing) -> io::Result<bool> {
+fn write_tls(socket: &mut TcpStream, session: &mut Connection, out: &mut Outgoing) -> io::Result<bool> {
     loop {
         // During the handshake nothing is handed over: what rustls holds could not be told from what was sent.
         if !session.is_handshaking() && !out.is_empty() {
@@ -180,7 +180,7 @@ fn write_tls(socket: &mut TcpStream, session: &mut ClientConnection, out: &mut O
         }
         match session.write_tls(socket) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(_) => {}
+            Ok(n) => out.taken += n as u64,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -1,8 +1,8 @@
 """The independent gRPC implementation of the tests: grpcio, with raw bytes as messages.
 
-grpcio_peer.py server [--port N] [--tls CERT KEY]
+grpcio_peer.py server [--port N] [--tls CERT KEY [--client-ca CA]]
     Prints PORT and serves until standard input ends.
-grpcio_peer.py client TARGET
+grpcio_peer.py client TARGET [--tls CA [--identity CERT KEY]]
     Reads one JSON command a line from standard input, prints one JSON answer a line.
 """
 
@@ -69,6 +69,11 @@ def remaining(request, context):
 METHODS = {"Echo": echo, "Size": size, "Status": status, "Hang": hang, "Remaining": remaining}
 
 
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
 class Handler(grpc.GenericRpcHandler):
     def service(self, details):
         method = METHODS.get(details.method.removeprefix("/test.Peer/"))
@@ -76,17 +81,19 @@ class Handler(grpc.GenericRpcHandler):
 
 
 def serve(arguments):
-    port, tls = 0, None
+    port, tls, client_ca = 0, None, None
     while arguments:
         word = arguments.pop(0)
         if word == "--port":
             port = int(arguments.pop(0))
         elif word == "--tls":
-            tls = [open(arguments.pop(0), "rb").read() for _ in range(2)]
+            tls = [read(arguments.pop(0)) for _ in range(2)]
+        elif word == "--client-ca":
+            client_ca = read(arguments.pop(0))
     server = grpc.server(futures.ThreadPoolExecutor(32), handlers=[Handler()], options=OPTIONS)
     address = f"127.0.0.1:{port}"
     if tls:
-        credentials = grpc.ssl_server_credentials([(tls[1], tls[0])])
+        credentials = grpc.ssl_server_credentials([(tls[1], tls[0])], client_ca, client_ca is not None)
         port = server.add_secure_port(address, credentials)
     else:
         port = server.add_insecure_port(address)
@@ -109,8 +116,21 @@ def result(call):
     return {"code": 0, "len": len(body), "sha256": hashlib.sha256(body).hexdigest()}
 
 
-def client(target):
-    channel = grpc.insecure_channel(target, options=OPTIONS)
+def connect(target, arguments):
+    if not arguments:
+        return grpc.insecure_channel(target, options=OPTIONS)
+    ca, certificate, key = None, None, None
+    while arguments:
+        word = arguments.pop(0)
+        if word == "--tls":
+            ca = read(arguments.pop(0))
+        elif word == "--identity":
+            certificate, key = (read(arguments.pop(0)) for _ in range(2))
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(ca, key, certificate), options=OPTIONS)
+
+
+def client(target, arguments):
+    channel = connect(target, arguments)
     calls = {}
     for line in sys.stdin:
         command = json.loads(line)
@@ -131,4 +151,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "server":
         serve(sys.argv[2:])
     else:
-        client(sys.argv[2])
+        client(sys.argv[2], sys.argv[3:])
