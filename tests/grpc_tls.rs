@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use grpc_support::authority::Authority;
 use grpc_support::{PATIENCE, Peer, call, disconnected, lane_with, request};
 use hivemind_worker::grpc::ServerConfig;
+use hivemind_worker::rpc::lane::LaneEvent;
 use hivemind_worker::rpc::server::{Server, ServerEvent};
-use hivemind_worker::rpc::tls::{self, Roots};
+use hivemind_worker::rpc::tls::{self, Identity, Roots, TrustedTime};
 use hivemind_worker::sys::clock::boottime;
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
 
 /// What our server's TLS waits for before it gives a handshake up.
@@ -176,4 +178,126 @@ fn lane_refuses_our_server_with_a_certificate_for_another_name() {
         let mut lane = lane_with(&format!("https://{address}"), Some(config));
         assert!(disconnected(&mut lane).contains("another name"));
     });
+}
+
+fn client_as(authority: &Authority, identity: Option<&Identity>) -> Arc<rustls::ClientConfig> {
+    tls::client_config_as(&authority.roots, identity, &Arc::new(TrustedTime::default())).unwrap()
+}
+
+/// The first reason for which the lane is without connection.
+fn refusal(url: &str, config: Arc<rustls::ClientConfig>) -> String {
+    let mut lane = lane_with(url, Some(config));
+    let id = lane.call(request("Echo", "x"));
+    let until = boottime() + PATIENCE;
+    loop {
+        match lane.next(until) {
+            LaneEvent::Disconnected { reason, .. } => return reason,
+            LaneEvent::Answer { id: answered, result } => {
+                assert_eq!(answered, id);
+                assert!(result.is_err(), "served");
+            }
+            LaneEvent::TimedOut => panic!("no end in time"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn lane_shows_its_certificate_to_a_server_that_asks() {
+    let [authority, clients, strangers] = [(); 3].map(|()| Authority::new());
+    let [cert, key] = authority.issue("localhost");
+    let (_peer, port) = Peer::server(&["--tls", &cert, &key, "--client-ca", &clients.ca]);
+    let url = format!("https://localhost:{port}");
+    let mut lane = lane_with(&url, Some(client_as(&authority, Some(&clients.identity("node-1")))));
+    assert_eq!(call(&mut lane, request("Echo", "x")).unwrap().body, b"x");
+    let none = refusal(&url, client_as(&authority, None));
+    assert!(none.contains("require") && none.contains("client certificate"), "{none}");
+    let wrong = refusal(&url, client_as(&authority, Some(&strangers.identity("node-1"))));
+    assert!(wrong.contains("refuse"), "{wrong}");
+}
+
+#[test]
+fn our_server_says_why_it_refuses_a_client() {
+    let [authority, clients, strangers] = [(); 3].map(|()| Authority::new());
+    let roots = clients.roots.clone();
+    let good = client_as(&authority, Some(&clients.identity("node-1")));
+    let none = client_as(&authority, None);
+    let wrong = client_as(&authority, Some(&strangers.identity("node-1")));
+    serve_while(&authority, Some(&roots), move |address| {
+        let mut lane = lane_with(&url(address), Some(good));
+        assert_eq!(call(&mut lane, request("X", "x")).unwrap().body, b"x");
+        assert_eq!(refusal(&url(address), none), "localhost requires a client certificate");
+        let wrong = refusal(&url(address), wrong);
+        assert_eq!(wrong, "localhost refuses our certificate: it does not trust who signed it");
+        assert_eq!(call(&mut lane, request("X", "y")).unwrap().body, b"y", "others are not touched");
+    });
+}
+
+#[test]
+fn certificate_problems_are_told_with_times_and_names() {
+    let authority = Authority::new();
+    let stranger = Authority::new();
+    let url_of = |[cert, key]: [String; 2]| {
+        let (peer, port) = Peer::server(&["--tls", &cert, &key]);
+        (peer, format!("https://localhost:{port}"))
+    };
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.not_before = date_time_ymd(2020, 1, 31);
+    params.not_after = date_time_ymd(2021, 3, 1);
+    let (_peer, url) = url_of(authority.sign(params.clone()));
+    let reason = refusal(&url, client_as(&authority, None));
+    let words = "certificate of localhost has expired, or the clock here is ahead: it ended at 2021-03-01 00:00 UTC, and \
+                 here it is 20";
+    assert!(reason.starts_with(words), "{reason}");
+
+    params.not_before = date_time_ymd(2090, 1, 31);
+    params.not_after = date_time_ymd(2091, 3, 1);
+    let (_peer, url) = url_of(authority.sign(params));
+    let reason = refusal(&url, client_as(&authority, None));
+    let words = "certificate of localhost is not valid yet, or the clock here is behind: it begins at 2090-01-31 00:00 \
+                 UTC, and here it is 20";
+    assert!(reason.starts_with(words), "{reason}");
+
+    let names = vec!["one.example".to_owned(), "10.1.2.3".to_owned()];
+    let (_peer, url) = url_of(authority.sign(CertificateParams::new(names).unwrap()));
+    let words = "certificate of localhost is for another name: it has one.example, 10.1.2.3; wanted is localhost";
+    assert_eq!(refusal(&url, client_as(&authority, None)), words);
+
+    let (_peer, url) = url_of(stranger.issue("localhost"));
+    let name = stranger.folder.0.file_name().unwrap().to_str().unwrap();
+    let words = format!("certificate of localhost is signed by \"CN={name}\", an authority that is not trusted here");
+    assert_eq!(refusal(&url, client_as(&authority, None)), words);
+    let same_name = Authority::like(&stranger);
+    assert_eq!(refusal(&url, client_as(&same_name, None)), words, "an authority of the same name with another key");
+
+    let key = KeyPair::generate().unwrap();
+    let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let files = [("own.pem", own.pem()), ("own.key", key.serialize_pem())];
+    let (_peer, url) = url_of(files.map(|(name, pem)| authority.folder.write(name, &pem)));
+    let reason = refusal(&url, client_as(&authority, None));
+    assert!(reason.contains("is signed by itself"), "{reason}");
+}
+
+#[test]
+fn time_that_the_master_told_unmasks_a_clock_that_is_ahead() {
+    let authority = Authority::new();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2050, 1, 1));
+    let [cert, key] = authority.sign(params);
+    let (_peer, port) = Peer::server(&["--tls", &cert, &key]);
+    let url = format!("https://localhost:{port}");
+    // 2060-01-01, as `date -u -d DAY +%s` gives it.
+    let time = Arc::new(TrustedTime::new(|| Duration::from_secs(2_840_140_800), boottime));
+    let config = tls::client_config_as(&authority.roots, None, &time).unwrap();
+    let reason = refusal(&url, Arc::clone(&config));
+    assert!(reason.contains("expired, or the clock here is ahead: it ended at 2050-01-01"), "{reason}");
+    // 2040-01-01.
+    time.learn(Duration::from_secs(2_208_988_800));
+    let words = "the clock here is ahead and must be set right: it says 2060-01-01 00:00 UTC, the master's says \
+                 2040-01-01 00:00 UTC, and the certificate of localhost is good until 2050-01-01 00:00 UTC";
+    assert_eq!(refusal(&url, config), words);
+    // A clock that has stood still since 1970 does no harm.
+    let time = Arc::new(TrustedTime::new(|| Duration::from_secs(60), boottime));
+    let mut lane = lane_with(&url, Some(tls::client_config_as(&authority.roots, None, &time).unwrap()));
+    assert_eq!(call(&mut lane, request("Echo", "x")).unwrap().body, b"x");
 }

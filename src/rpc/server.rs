@@ -63,6 +63,7 @@ pub enum ServerEvent {
 #[derive(Debug)]
 struct Connection {
     id: u64,
+    peer: SocketAddr,
     transport: Transport,
     grpc: grpc::Server,
     out: Outgoing,
@@ -192,6 +193,7 @@ impl Server {
             self.next_connection += 1;
             self.connections.push(Connection {
                 id: self.next_connection,
+                peer,
                 transport,
                 grpc: grpc::Server::new(self.config.clone(), now),
                 out: Outgoing::default(),
@@ -206,10 +208,7 @@ impl Server {
     fn transport(&self, socket: TcpStream, peer: SocketAddr) -> Option<Transport> {
         let Some(config) = &self.tls else { return Some(Transport::Plain(socket)) };
         match tls::server_session(config) {
-            Ok(session) => {
-                let session = Box::new(session.into());
-                Some(Transport::Tls { socket, session, peer: peer.to_string() })
-            }
+            Ok(session) => Some(Transport::tls(socket, session.into(), peer.to_string())),
             Err(error) => {
                 log::warn!("no TLS with {peer}: {error}");
                 None
@@ -267,10 +266,7 @@ impl Connection {
             *last_progress = now;
             grpc.handle_bytes(bytes, now);
         });
-        if let (Err(reason), Transport::Tls { peer, .. }) = (&read, &self.transport) {
-            log::debug!("connection from {peer} ends: {reason}");
-        }
-        read.ok()
+        read.inspect_err(|reason| log::debug!("connection {} from {} ends: {reason}", self.id, self.peer)).ok()
     }
 
     fn write(&mut self, now: Instant) -> bool {

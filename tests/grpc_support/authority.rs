@@ -26,6 +26,11 @@ impl Authority {
         Authority::named(folder, &name)
     }
 
+    /// Another one that has the same name.
+    pub fn like(other: &Authority) -> Authority {
+        Authority::named(Folder::new(), other.folder.0.file_name().unwrap().to_str().unwrap())
+    }
+
     fn named(folder: Folder, name: &str) -> Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();

@@ -3,19 +3,52 @@
 use std::sync::Arc;
 
 use rustls::ClientConnection;
-use rustls::client::ClientConfig;
+use rustls::client::{ClientConfig, WebPkiServerVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::time_provider::TimeProvider;
 
-use super::{ALPN, BUFFER_LIMIT, Roots, TlsError, explain};
+use super::refusal::Verifier;
+use super::{ALPN, BUFFER_LIMIT, Identity, Roots, TlsError, TrustedTime, explain};
 
 /// A client's TLS: version 1.2 or later, HTTP/2 by ALPN, certificates checked at the time that `time` says.
+///
+/// # Errors
+/// The authorities cannot be used.
 pub fn client_config(roots: &Roots, time: Arc<dyn TimeProvider>) -> Result<Arc<ClientConfig>, TlsError> {
-    let store = roots.load()?;
-    let builder = ClientConfig::builder_with_details(Arc::new(ring::default_provider()), time);
+    config(roots, None, time, None)
+}
+
+/// As [`client_config`], by the time rule of [`TrustedTime`]. A server that asks gets `identity`.
+///
+/// # Errors
+/// The authorities cannot be used.
+pub fn client_config_as(
+    roots: &Roots,
+    identity: Option<&Identity>,
+    time: &Arc<TrustedTime>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider: Arc<dyn TimeProvider> = time.clone();
+    config(roots, identity, provider, Some(Arc::clone(time)))
+}
+
+fn config(
+    roots: &Roots,
+    identity: Option<&Identity>,
+    provider: Arc<dyn TimeProvider>,
+    time: Option<Arc<TrustedTime>>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let crypto = Arc::new(ring::default_provider());
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots.load()?), Arc::clone(&crypto));
+    let inner = inner.build().map_err(|error| TlsError::Config(rustls::Error::General(error.to_string())))?;
+    let builder = ClientConfig::builder_with_details(crypto, provider);
     let builder = builder.with_safe_default_protocol_versions().map_err(TlsError::Config)?;
-    let mut config = builder.with_root_certificates(store).with_no_client_auth();
+    // Nothing is waived by it: the verifier inside is the one that a configuration has by default.
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { inner, time }));
+    let mut config = match identity {
+        Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Arc::new(config))
 }

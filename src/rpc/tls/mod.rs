@@ -3,7 +3,9 @@
 
 mod client;
 mod identity;
+mod refusal;
 mod server;
+mod time;
 mod words;
 
 use std::fmt;
@@ -17,9 +19,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::time_provider::TimeProvider;
 
-pub use client::client_config;
+pub use client::{client_config, client_config_as};
 pub use identity::Identity;
 pub use server::server_config;
+pub use time::TrustedTime;
 pub use words::explain;
 
 pub(super) use client::session;
@@ -27,7 +30,7 @@ pub(super) use server::server_session;
 pub(super) use words::no_http2;
 
 /// The only protocol that is agreed on by ALPN.
-const ALPN: &[u8] = b"h2";
+pub(super) const ALPN: &[u8] = b"h2";
 /// Plaintext that rustls holds for us before it is encrypted: as much as a connection yields at once.
 const BUFFER_LIMIT: usize = 64 * 1024;
 /// Of a PEM file that is read; a system's whole store is a quarter of a megabyte.
