@@ -3,15 +3,13 @@
 
 mod grpc_support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use grpc_support::{Folder, PATIENCE, Peer, call, disconnected, lane_to, lane_with, next_answer, request};
+use grpc_support::authority::Authority;
+use grpc_support::{PATIENCE, Peer, call, disconnected, lane_to, lane_with, next_answer, request};
 use hivemind_worker::grpc::{Code, Metadata, Processed, Request};
 use hivemind_worker::rpc::lane::LaneEvent;
-use hivemind_worker::rpc::tls::{self, Clock, Roots};
 use hivemind_worker::sys::clock::boottime;
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 
 #[test]
 fn messages_of_all_sizes_come_back() {
@@ -151,42 +149,6 @@ fn waker_wakes_from_another_thread() {
     let other = std::thread::spawn(move || waker.wake());
     assert!(matches!(lane.next(boottime() + PATIENCE), LaneEvent::Woken));
     other.join().unwrap();
-}
-
-struct Authority {
-    folder: Folder,
-    issuer: Issuer<'static, KeyPair>,
-    roots: Roots,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let folder = Folder::new();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, format!("{}", folder.0.display()));
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap();
-        let roots = Roots::File(folder.write("ca.pem", &certificate.pem()).into());
-        Authority { folder, issuer: Issuer::new(params, key), roots }
-    }
-
-    /// Files with a certificate for this name and its key.
-    fn issue(&self, name: &str) -> [String; 2] {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
-        [self.folder.write("cert.pem", &certificate.pem()), self.folder.write("key.pem", &key.serialize_pem())]
-    }
-
-    fn client(&self) -> Arc<rustls::ClientConfig> {
-        self.client_at(Duration::ZERO)
-    }
-
-    fn client_at(&self, ahead: Duration) -> Arc<rustls::ClientConfig> {
-        let clock = move || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() + ahead;
-        tls::client_config(&self.roots, Arc::new(Clock(clock))).unwrap()
-    }
 }
 
 #[test]

@@ -248,7 +248,7 @@ impl Lane {
     fn link(&mut self, socket: TcpStream, peer: SocketAddr, now: Instant) -> State {
         let transport = match (&self.tls, self.target.scheme) {
             (Some(config), Scheme::Https) => match tls::session(config, &self.target.host) {
-                Ok(session) => Transport::Tls { socket, session: Box::new(session), host: self.target.host.clone() },
+                Ok(session) => Transport::tls(socket, session.into(), self.target.host.clone()),
                 Err(reason) => return self.disconnected(reason, now),
             },
             _ => Transport::Plain(socket),

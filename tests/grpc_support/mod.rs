@@ -1,6 +1,8 @@
 //! What the gRPC interoperability tests share: the grpcio peer's process, and lanes with deadlines.
 #![allow(dead_code)]
 
+pub mod authority;
+
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
