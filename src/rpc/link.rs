@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::poll::Interest;
-use super::transport::{Outgoing, Reading, Transport};
+use super::transport::{Buffer, Outgoing, Reading, Transport};
 use crate::grpc::{CallError, CallId, Client, ClientEvent, Response};
 use crate::h2::{ConnectionError, ErrorCode};
 
@@ -33,6 +33,7 @@ pub(super) struct Link {
     transport: Transport,
     pub(super) client: Client,
     out: Outgoing,
+    buffer: Buffer,
     pub(super) peer: SocketAddr,
     /// The peer has shown that it speaks HTTP/2.
     pub(super) is_ready: bool,
@@ -42,7 +43,15 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(transport: Transport, client: Client, peer: SocketAddr) -> Link {
-        Link { transport, client, out: Outgoing::default(), peer, is_ready: false, is_blocked: false }
+        Link {
+            transport,
+            client,
+            out: Outgoing::default(),
+            buffer: Buffer::default(),
+            peer,
+            is_ready: false,
+            is_blocked: false,
+        }
     }
 
     pub(super) fn interest(&self) -> Interest<'_> {
@@ -78,7 +87,7 @@ impl Link {
 
     fn read(&mut self, now: Duration) -> Result<Reading, String> {
         let client = &mut self.client;
-        self.transport.read(&mut |bytes| client.handle_bytes(bytes, now))
+        self.transport.read(&mut self.buffer, &mut |bytes| client.handle_bytes(bytes, now))
     }
 
     /// Writes until nothing is left or the socket is full. Only what one `poll_transmit` yields waits here.

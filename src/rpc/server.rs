@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::poll::{self, Interest};
 use super::tls;
-use super::transport::{Outgoing, Reading, Transport};
+use super::transport::{Buffer, Outgoing, Reading, Transport};
 use super::wake::{Wake, Waker};
 use crate::grpc::{self, Metadata, Reply, ServerConfig};
 use crate::h2::{Instant, StreamId};
@@ -88,6 +88,7 @@ pub struct Server {
     can_accept: bool,
     accept_after: Instant,
     events: VecDeque<ServerEvent>,
+    buffer: Buffer,
 }
 
 impl Server {
@@ -120,6 +121,7 @@ impl Server {
             can_accept: false,
             accept_after: Duration::ZERO,
             events: VecDeque::new(),
+            buffer: Buffer::default(),
         })
     }
 
@@ -177,7 +179,8 @@ impl Server {
             self.accept(now);
         }
         let events = &mut self.events;
-        self.connections.retain_mut(|connection| connection.drive(now, events));
+        let buffer = &mut self.buffer;
+        self.connections.retain_mut(|connection| connection.drive(now, buffer, events));
     }
 
     fn accept(&mut self, now: Instant) {
@@ -245,8 +248,8 @@ impl Server {
 
 impl Connection {
     /// Reads, does what is due and writes, none of it waiting; false when the connection has ended.
-    fn drive(&mut self, now: Instant, events: &mut VecDeque<ServerEvent>) -> bool {
-        let read = self.read(now);
+    fn drive(&mut self, now: Instant, buffer: &mut Buffer, events: &mut VecDeque<ServerEvent>) -> bool {
+        let read = self.read(now, buffer);
         self.grpc.handle_timeout(now);
         let is_open = self.take_events(events);
         // A peer that failed the handshake, or has no HTTP/2, gets nothing of it.
@@ -261,12 +264,12 @@ impl Connection {
     }
 
     /// Nothing when the connection is broken.
-    fn read(&mut self, now: Instant) -> Option<Reading> {
+    fn read(&mut self, now: Instant, buffer: &mut Buffer) -> Option<Reading> {
         if !std::mem::take(&mut self.can_read) {
             return Some(Reading::Open);
         }
         let (grpc, last_progress) = (&mut self.grpc, &mut self.last_progress);
-        let read = self.transport.read(&mut |bytes| {
+        let read = self.transport.read(buffer, &mut |bytes| {
             *last_progress = now;
             grpc.handle_bytes(bytes, now);
         });

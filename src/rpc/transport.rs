@@ -40,6 +40,16 @@ impl Outgoing {
     }
 }
 
+/// Where what is read comes first. One serves all connections of a thread.
+#[derive(Debug)]
+pub(super) struct Buffer(Box<[u8]>);
+
+impl Default for Buffer {
+    fn default() -> Buffer {
+        Buffer(vec![0; CHUNK].into())
+    }
+}
+
 /// How reading ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
@@ -74,10 +84,10 @@ impl Transport {
     }
 
     /// Reads what is there, up to a bound.
-    pub(super) fn read(&mut self, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
+    pub(super) fn read(&mut self, buffer: &mut Buffer, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
         match self {
-            Transport::Plain(socket) => read_plain(socket, sink),
-            Transport::Tls(tls) => tls.read(sink),
+            Transport::Plain(socket) => read_plain(socket, buffer, sink),
+            Transport::Tls(tls) => tls.read(buffer, sink),
         }
     }
 
@@ -117,9 +127,9 @@ impl AsFd for Transport {
 }
 
 impl Tls {
-    fn read(&mut self, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
+    fn read(&mut self, buffer: &mut Buffer, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
         let Tls { socket, session, peer, has_heard } = self;
-        let mut chunk = [0; CHUNK];
+        let Buffer(chunk) = buffer;
         for _ in 0..MAX_CHUNKS {
             let ended = match session.read_tls(socket) {
                 Ok(n) => n == 0,
@@ -140,7 +150,7 @@ impl Tls {
                 return Err(format!("{peer} closed the connection during the TLS handshake"));
             }
             loop {
-                match session.reader().read(&mut chunk) {
+                match session.reader().read(chunk) {
                     Ok(0) => return Ok(Reading::Ended),
                     Ok(n) => {
                         *has_heard = true;
@@ -177,7 +187,7 @@ impl Tls {
 
     /// Why writing has failed: the alert that the peer has left, if there is one.
     fn last_words(&mut self, error: &io::Error) -> String {
-        match self.read(&mut |_| {}) {
+        match self.read(&mut Buffer::default(), &mut |_| {}) {
             Err(reason) => reason,
             Ok(_) => self.cut(&lost(error)),
         }
@@ -200,11 +210,19 @@ fn lost(error: &io::Error) -> String {
     format!("connection lost: {error}")
 }
 
-fn read_plain(socket: &mut TcpStream, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
-    let mut chunk = [0; CHUNK];
+fn read_plain(
+    socket: &mut TcpStream,
+    Buffer(chunk): &mut Buffer,
+    sink: &mut dyn FnMut(&[u8]),
+) -> Result<Reading, String> {
     for _ in 0..MAX_CHUNKS {
-        match socket.read(&mut chunk) {
+        match socket.read(chunk) {
             Ok(0) => return Ok(Reading::Ended),
+            // A part of the buffer was all that there was; an end behind it makes the socket readable again.
+            Ok(n) if n < chunk.len() => {
+                sink(chunk.get(..n).unwrap_or_default());
+                break;
+            }
             Ok(n) => sink(chunk.get(..n).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
