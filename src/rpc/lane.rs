@@ -24,6 +24,7 @@ use super::backoff::{Backoff, Urgency};
 use super::dial::{Dial, Progress, Scheme, Target};
 use super::link::{Answer, Link};
 use super::poll::{self, Interest};
+use super::socket::Socket;
 use super::tls;
 use super::transport::Transport;
 use super::wake::{Wake, Waker};
@@ -246,6 +247,10 @@ impl Lane {
     }
 
     fn link(&mut self, socket: TcpStream, peer: SocketAddr, now: Instant) -> State {
+        let socket = match Socket::new(socket) {
+            Ok(socket) => socket,
+            Err(error) => return self.disconnected(format!("set up the socket to {peer}: {error}"), now),
+        };
         let transport = match (&self.tls, self.target.scheme) {
             (Some(config), Scheme::Https) => match tls::session(config, &self.target.host) {
                 Ok(session) => Transport::tls(socket, session.into(), self.target.host.clone()),
@@ -351,6 +356,15 @@ impl Lane {
         let queued = self.queue.iter().map(|(_, _, deadline)| *deadline);
         let draining = self.draining.as_ref().and_then(|link| link.client.poll_timeout());
         let due = queued.chain(draining).chain(self.state_timeout()).chain([until]).min().unwrap_or(until);
+        // Where nobody can wake the lane and there is only one socket, the read itself may wait.
+        if let State::Up { link, .. } = &mut self.state
+            && self.draining.is_none()
+            && !self.wake.has_wakers()
+            && link.wait(due.saturating_sub(now))
+        {
+            self.can_read = true;
+            return;
+        }
         let wake = Interest::read(self.wake.as_fd());
         let link = match &self.state {
             State::Waiting { .. } => None,

@@ -59,6 +59,11 @@ impl Link {
         Interest { fd: self.transport.as_fd(), read: true, write: self.is_blocked }
     }
 
+    /// Waits for bytes alone; false when that can't be done, as there is something to write or the time is too short.
+    pub(super) fn wait(&mut self, timeout: Duration) -> bool {
+        !self.is_blocked && self.transport.wait(timeout)
+    }
+
     /// Reads, does what is due and writes, none of it waiting. The answers of ended calls go to `answers`. An error is
     /// the end of the link, and says why; its calls are answered.
     pub(super) fn drive(&mut self, now: Duration, can_read: bool, answers: &mut VecDeque<Answer>) -> Result<(), End> {

@@ -11,6 +11,7 @@ pub mod master;
 mod poll;
 pub mod schema;
 pub mod server;
+mod socket;
 pub mod tls;
 mod transport;
 mod wake;

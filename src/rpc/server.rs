@@ -5,12 +5,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::poll::{self, Interest};
+use super::socket::Socket;
 use super::tls;
 use super::transport::{Buffer, Outgoing, Reading, Transport};
 use super::wake::{Wake, Waker};
@@ -190,11 +191,9 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => return self.accept_after = now + ACCEPT_PAUSE,
             };
-            if socket.set_nonblocking(true).is_err() {
-                continue;
-            }
             // Without it answers are slower, but right.
             let _ = socket.set_nodelay(true);
+            let Ok(socket) = Socket::new(socket) else { continue };
             let Some(transport) = self.transport(socket, peer) else { continue };
             self.next_connection += 1;
             self.connections.push(Connection {
@@ -211,7 +210,7 @@ impl Server {
         }
     }
 
-    fn transport(&self, socket: TcpStream, peer: SocketAddr) -> Option<Transport> {
+    fn transport(&self, socket: Socket, peer: SocketAddr) -> Option<Transport> {
         let Some(config) = &self.tls else { return Some(Transport::Plain(socket)) };
         match tls::server_session(config) {
             Ok(session) => Some(Transport::tls(socket, session.into(), peer.to_string())),

@@ -1,15 +1,14 @@
 //! Bytes over a non-blocking socket, plain or through TLS that is fed by hand. Reading never waits for writing.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use rustls::Connection;
 
+use super::socket::{CHUNK, Socket};
 use super::tls;
 
-/// Read at once.
-const CHUNK: usize = 16 * 1024;
 /// Chunks that are read before other work has its turn.
 const MAX_CHUNKS: usize = 16;
 
@@ -62,14 +61,14 @@ pub(super) enum Reading {
 /// A connected socket, of either end.
 #[derive(Debug)]
 pub(super) enum Transport {
-    Plain(TcpStream),
+    Plain(Socket),
     Tls(Box<Tls>),
 }
 
 /// TLS of either end over its socket.
 #[derive(Debug)]
 pub(super) struct Tls {
-    socket: TcpStream,
+    socket: Socket,
     session: Connection,
     /// The other end's name in messages.
     peer: String,
@@ -79,7 +78,7 @@ pub(super) struct Tls {
 
 impl Transport {
     /// TLS that begins with its handshake.
-    pub(super) fn tls(socket: TcpStream, session: Connection, peer: String) -> Transport {
+    pub(super) fn tls(socket: Socket, session: Connection, peer: String) -> Transport {
         Transport::Tls(Box::new(Tls { socket, session, peer, has_heard: false }))
     }
 
@@ -96,6 +95,14 @@ impl Transport {
         match self {
             Transport::Plain(socket) => write_plain(socket, out).map_err(|error| lost(&error)),
             Transport::Tls(tls) => tls.write(out).map_err(|error| tls.last_words(&error)),
+        }
+    }
+
+    /// See [`Socket::wait`].
+    pub(super) fn wait(&mut self, timeout: Duration) -> bool {
+        match self {
+            Transport::Plain(socket) => socket.wait(timeout),
+            Transport::Tls(tls) => tls.socket.wait(timeout),
         }
     }
 
@@ -210,19 +217,10 @@ fn lost(error: &io::Error) -> String {
     format!("connection lost: {error}")
 }
 
-fn read_plain(
-    socket: &mut TcpStream,
-    Buffer(chunk): &mut Buffer,
-    sink: &mut dyn FnMut(&[u8]),
-) -> Result<Reading, String> {
+fn read_plain(socket: &mut Socket, Buffer(chunk): &mut Buffer, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
     for _ in 0..MAX_CHUNKS {
         match socket.read(chunk) {
             Ok(0) => return Ok(Reading::Ended),
-            // A part of the buffer was all that there was; an end behind it makes the socket readable again.
-            Ok(n) if n < chunk.len() => {
-                sink(chunk.get(..n).unwrap_or_default());
-                break;
-            }
             Ok(n) => sink(chunk.get(..n).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -232,7 +230,7 @@ fn read_plain(
     Ok(Reading::Open)
 }
 
-fn write_plain(socket: &mut TcpStream, out: &mut Outgoing) -> io::Result<bool> {
+fn write_plain(socket: &mut Socket, out: &mut Outgoing) -> io::Result<bool> {
     while !out.is_empty() {
         match socket.write(out.rest()) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
