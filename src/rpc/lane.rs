@@ -24,6 +24,7 @@ use super::backoff::{Backoff, Urgency};
 use super::dial::{Dial, Progress, Scheme, Target};
 use super::link::{Answer, Link};
 use super::poll::{self, Interest};
+use super::proxy::Proxy;
 use super::tls;
 use super::transport::Transport;
 use super::wake::{Wake, Waker};
@@ -42,6 +43,8 @@ pub struct LaneConfig {
     pub target: Target,
     /// From [`tls::client_config`]; needed for `https`.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Which proxy it goes through: what [`super::proxy::ProxyRules`] picked.
+    pub proxy: Option<Proxy>,
     /// Sent with each call.
     pub user_agent: String,
     /// Of the jitter: different on each node and lane.
@@ -53,7 +56,7 @@ pub struct LaneConfig {
 pub enum LaneEvent {
     /// The server speaks HTTP/2; queued calls are sent.
     Connected {
-        /// Its address.
+        /// Its address, or that of the proxy.
         peer: SocketAddr,
     },
     /// There is no connection for new calls, or an attempt to have one failed.
@@ -88,6 +91,7 @@ enum State {
 pub struct Lane {
     target: Target,
     tls: Option<Arc<rustls::ClientConfig>>,
+    proxy: Option<Proxy>,
     user_agent: String,
     wake: Wake,
     state: State,
@@ -114,6 +118,7 @@ impl Lane {
         Ok(Lane {
             target: config.target,
             tls: config.tls,
+            proxy: config.proxy,
             user_agent: config.user_agent,
             wake: Wake::new()?,
             state: State::Waiting { until: Duration::ZERO },
@@ -224,7 +229,9 @@ impl Lane {
         loop {
             self.state = match std::mem::replace(&mut self.state, State::Waiting { until: now }) {
                 State::Waiting { until } if now < until => return self.state = State::Waiting { until },
-                State::Waiting { .. } => State::Dialing(Dial::new(&self.target, self.wake.waker(), now)),
+                State::Waiting { .. } => {
+                    State::Dialing(Dial::new(&self.target, self.proxy.as_ref(), self.wake.waker(), now))
+                }
                 State::Dialing(mut dial) => match dial.advance(now) {
                     Progress::Pending => return self.state = State::Dialing(dial),
                     Progress::Connected(socket, peer) => self.link(socket, peer, now),
@@ -329,13 +336,16 @@ impl Lane {
         let due = queued.chain(draining).chain(self.state_timeout()).chain([until]).min().unwrap_or(until);
         let wake = Interest { fd: self.wake.as_fd(), read: true, write: false };
         let link = match &self.state {
-            State::Waiting { .. } => None,
-            State::Dialing(dial) => dial.fd().map(|fd| Interest { fd, read: false, write: true }),
             State::Up { link, .. } => Some(link.interest()),
+            State::Waiting { .. } | State::Dialing(_) => None,
         };
         let (has_link, has_draining) = (link.is_some(), self.draining.is_some());
         let draining = self.draining.as_ref().map(|link| link.interest());
-        let interests: Vec<Interest<'_>> = [Some(wake), link, draining].into_iter().flatten().collect();
+        let mut interests: Vec<Interest<'_>> = [Some(wake), link, draining].into_iter().flatten().collect();
+        if let State::Dialing(dial) = &self.state {
+            // Whatever of it is ready, the dial finds out by itself.
+            interests.extend(dial.interests());
+        }
         let ready = poll::wait(&interests, due.saturating_sub(now));
         let mut ready = ready.into_iter().skip(1);
         self.can_read = has_link && ready.next().unwrap_or(false);
@@ -373,7 +383,7 @@ mod tests {
     /// Nothing listens there: port 1 of loopback.
     fn lane(url: &str) -> io::Result<Lane> {
         let target = Target::parse(url).unwrap();
-        Lane::new(LaneConfig { target, tls: None, user_agent: "test".into(), seed: 3 })
+        Lane::new(LaneConfig { target, tls: None, proxy: None, user_agent: "test".into(), seed: 3 })
     }
 
     fn request(timeout: Duration) -> Request {
