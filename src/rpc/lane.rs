@@ -24,6 +24,7 @@ use super::backoff::{Backoff, Urgency};
 use super::dial::{Dial, Progress, Scheme, Target};
 use super::link::{Answer, Link};
 use super::poll::{self, Interest};
+use super::proxy::Proxy;
 use super::socket::Socket;
 use super::tls;
 use super::transport::Transport;
@@ -43,6 +44,8 @@ pub struct LaneConfig {
     pub target: Target,
     /// From [`tls::client_config`]; needed for `https`.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Which proxy it goes through: what [`super::proxy::ProxyRules`] picked.
+    pub proxy: Option<Proxy>,
     /// Sent with each call.
     pub user_agent: String,
     /// Of the jitter: different on each node and lane.
@@ -54,7 +57,7 @@ pub struct LaneConfig {
 pub enum LaneEvent {
     /// The server speaks HTTP/2; queued calls are sent.
     Connected {
-        /// Its address.
+        /// Its address, or that of the proxy.
         peer: SocketAddr,
     },
     /// There is no connection for new calls, or an attempt to have one failed.
@@ -89,6 +92,7 @@ enum State {
 pub struct Lane {
     target: Target,
     tls: Option<Arc<rustls::ClientConfig>>,
+    proxy: Option<Proxy>,
     user_agent: String,
     wake: Wake,
     state: State,
@@ -116,6 +120,7 @@ impl Lane {
         Ok(Lane {
             target: config.target,
             tls: config.tls,
+            proxy: config.proxy,
             user_agent: config.user_agent,
             wake: Wake::new()?,
             state: State::Waiting { until: Duration::ZERO },
@@ -232,7 +237,9 @@ impl Lane {
         loop {
             self.state = match std::mem::replace(&mut self.state, State::Waiting { until: now }) {
                 State::Waiting { until } if now < until => return self.state = State::Waiting { until },
-                State::Waiting { .. } => State::Dialing(Dial::new(&self.target, self.wake.waker(), now)),
+                State::Waiting { .. } => {
+                    State::Dialing(Dial::new(&self.target, self.proxy.as_ref(), self.wake.waker(), now))
+                }
                 State::Dialing(mut dial) => match dial.advance(now) {
                     Progress::Pending => return self.state = State::Dialing(dial),
                     Progress::Connected(socket, peer) => self.link(socket, peer, now),
@@ -367,9 +374,8 @@ impl Lane {
         }
         let wake = Interest::read(self.wake.as_fd());
         let link = match &self.state {
-            State::Waiting { .. } => None,
-            State::Dialing(dial) => dial.fd().map(|fd| Interest { fd, read: false, write: true }),
             State::Up { link, .. } => Some(link.interest()),
+            State::Waiting { .. } | State::Dialing(_) => None,
         };
         let draining = self.draining.as_ref().map(|link| link.interest());
         let (link_place, draining_place) = (1, 1 + usize::from(link.is_some()));
@@ -379,7 +385,15 @@ impl Lane {
             *slot = interest;
             count += 1;
         }
-        let ready = poll::wait(interests.get(..count).unwrap_or_default(), due.saturating_sub(now));
+        let interests = interests.get(..count).unwrap_or_default();
+        let ready = match &self.state {
+            // Whatever of it is ready, the dial finds out by itself.
+            State::Dialing(dial) => {
+                let all: Vec<Interest<'_>> = interests.iter().copied().chain(dial.interests()).collect();
+                poll::wait(&all, due.saturating_sub(now))
+            }
+            State::Waiting { .. } | State::Up { .. } => poll::wait(interests, due.saturating_sub(now)),
+        };
         self.is_woken = ready.has(0);
         self.can_read = has_link && ready.has(link_place);
         self.can_read_draining = has_draining && ready.has(draining_place);
@@ -416,7 +430,7 @@ mod tests {
     /// Nothing listens there: port 1 of loopback.
     fn lane(url: &str) -> io::Result<Lane> {
         let target = Target::parse(url).unwrap();
-        Lane::new(LaneConfig { target, tls: None, user_agent: "test".into(), seed: 3 })
+        Lane::new(LaneConfig { target, tls: None, proxy: None, user_agent: "test".into(), seed: 3 })
     }
 
     fn request(timeout: Duration) -> Request {
