@@ -5,9 +5,9 @@ mod grpc_support;
 
 use std::time::Duration;
 
+use grpc_support::authority::Authority;
 use grpc_support::{
-    Authority, GRPCIO, PATIENCE, Peer, Served, Way, call, disconnected, for_each_way, lane_to, lane_with, next_answer,
-    request,
+    GRPCIO, PATIENCE, Peer, Served, Way, call, disconnected, for_each_way, lane_to, lane_with, next_answer, request,
 };
 use hivemind_worker::grpc::{Code, Metadata, Processed, Request};
 use hivemind_worker::rpc::lane::LaneEvent;

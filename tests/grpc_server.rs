@@ -10,26 +10,16 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use grpc_support::{Kind, PATIENCE, Peer, call, lane_to, request};
+use grpc_support::authority::Authority;
+use grpc_support::{Kind, PATIENCE, Peer, TONIC, Way, call, for_each_way, lane_to, request};
 use hivemind_worker::grpc::{Code, Metadata, Reply, ServerConfig, Status};
 use hivemind_worker::rpc::Waker;
 use hivemind_worker::rpc::server::{Server, ServerEvent};
+use hivemind_worker::rpc::tls;
 use hivemind_worker::sys::clock::boottime;
 use serde_json::{Value, json};
 
-/// Makes tests of functions that take a [`Kind`].
-macro_rules! for_each_kind {
-    ($($name:ident),* $(,)?) => {
-        mod grpcio {
-            $(#[test] fn $name() { super::$name(super::Kind::Grpcio); })*
-        }
-        mod tonic {
-            $(#[test] fn $name() { super::$name(super::Kind::Tonic); })*
-        }
-    };
-}
-
-for_each_kind![
+for_each_way![
     messages_of_all_sizes_come_back,
     message_above_the_limit_is_refused,
     all_status_codes_and_odd_messages_arrive,
@@ -50,6 +40,8 @@ enum Seen {
 /// Our server on a thread, answering by the method's name.
 struct Running {
     address: SocketAddr,
+    /// With TLS.
+    authority: Option<Authority>,
     seen: Receiver<Seen>,
     stop: Arc<AtomicBool>,
     waker: Waker,
@@ -57,16 +49,22 @@ struct Running {
 }
 
 impl Running {
-    fn start() -> Running {
-        Running::with(ServerConfig::default())
+    fn start(way: Way) -> Running {
+        Running::with(way, ServerConfig::default())
     }
 
-    fn with(config: ServerConfig) -> Running {
-        Running::at("127.0.0.1:0".parse().unwrap(), config)
+    fn with(way: Way, config: ServerConfig) -> Running {
+        Running::at("127.0.0.1:0".parse().unwrap(), config, way.is_tls.then(Authority::new))
     }
 
-    fn at(address: SocketAddr, config: ServerConfig) -> Running {
-        let mut server = Server::bind_with(address, config).unwrap();
+    fn at(address: SocketAddr, config: ServerConfig, authority: Option<Authority>) -> Running {
+        let mut server = match &authority {
+            Some(authority) => {
+                let tls = tls::server_config(&authority.identity("localhost"), None).unwrap();
+                Server::bind_tls(address, config, tls).unwrap()
+            }
+            None => Server::bind_with(address, config).unwrap(),
+        };
         let (address, waker) = (server.local_addr().unwrap(), server.waker());
         let (sender, seen) = channel();
         let stop = Arc::new(AtomicBool::new(false));
@@ -95,7 +93,7 @@ impl Running {
                 }
             }
         });
-        Running { address, seen, stop, waker, thread: Some(thread) }
+        Running { address, authority, seen, stop, waker, thread: Some(thread) }
     }
 
     fn next(&self) -> Seen {
@@ -140,8 +138,14 @@ fn reply(path: &str, metadata: &Metadata, body: Vec<u8>) -> Option<Reply> {
 struct Client(Peer);
 
 impl Client {
-    fn to(server: &Running, kind: Kind) -> Client {
-        Client(kind.start(&["client", &format!("http://{}", server.address)]))
+    fn to(server: &Running, way: Way) -> Client {
+        Client(match &server.authority {
+            Some(authority) => {
+                let url = format!("https://localhost:{}", server.address.port());
+                way.kind.start(&["client", &url, "--ca", &authority.ca])
+            }
+            None => way.kind.start(&["client", &format!("http://{}", server.address)]),
+        })
     }
 
     fn start(&mut self, id: usize, method: &str, mut more: Value) {
@@ -184,10 +188,10 @@ fn sha256(bytes: &[u8]) -> String {
     hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
 }
 
-fn messages_of_all_sizes_come_back(kind: Kind) {
+fn messages_of_all_sizes_come_back(way: Way) {
     const LARGEST: usize = 32 * 1024 * 1024;
-    let server = Running::with(ServerConfig { max_request: LARGEST, ..ServerConfig::default() });
-    let mut client = Client::to(&server, kind);
+    let server = Running::with(way, ServerConfig { max_request: LARGEST, ..ServerConfig::default() });
+    let mut client = Client::to(&server, way);
     for size in [0, 1, 16_379, 16_384, 65_535, 65_536, 4 * 1024 * 1024, LARGEST] {
         let got = client.call("Echo", json!({ "size": size }));
         assert_eq!(got, json!({"code": 0, "len": size, "sha256": sha256(&vec![0x5a; size])}));
@@ -195,17 +199,17 @@ fn messages_of_all_sizes_come_back(kind: Kind) {
     assert_eq!(client.call("Size", json!({"hex": hex(b"33554433")}))["len"], LARGEST + 1);
 }
 
-fn message_above_the_limit_is_refused(kind: Kind) {
-    let server = Running::start();
-    let mut client = Client::to(&server, kind);
+fn message_above_the_limit_is_refused(way: Way) {
+    let server = Running::start(way);
+    let mut client = Client::to(&server, way);
     for (size, code) in [(4 * 1024 * 1024, 0), (4 * 1024 * 1024 + 1, 8), (9 * 1024 * 1024, 8), (7, 0)] {
         assert_eq!(client.call("Length", json!({ "size": size }))["code"], code, "{size}");
     }
 }
 
-fn all_status_codes_and_odd_messages_arrive(kind: Kind) {
-    let server = Running::start();
-    let mut client = Client::to(&server, kind);
+fn all_status_codes_and_odd_messages_arrive(way: Way) {
+    let server = Running::start(way);
+    let mut client = Client::to(&server, way);
     let long = "A long message: 100 % of it. ".repeat(106);
     assert!(long.len() > 3 * 1024);
     for code in 0..=16u8 {
@@ -222,9 +226,9 @@ fn all_status_codes_and_odd_messages_arrive(kind: Kind) {
     assert_eq!(longer["code"], 13, "a long message is cut, not the status");
 }
 
-fn metadata_goes_both_ways(kind: Kind) {
-    let server = Running::start();
-    let mut client = Client::to(&server, kind);
+fn metadata_goes_both_ways(way: Way) {
+    let server = Running::start(way);
+    let mut client = Client::to(&server, way);
     let (raw, all) = (hex(&[0, 255]), hex(&(0..=255).collect::<Vec<u8>>()));
     let sent = [
         ["x-text", "a b"],
@@ -262,10 +266,10 @@ fn metadata_goes_both_ways(kind: Kind) {
     }
 }
 
-fn calls_run_beside_each_other(kind: Kind) {
-    let server = Running::start();
-    let mut client = Client::to(&server, kind);
-    if kind == Kind::Tonic {
+fn calls_run_beside_each_other(way: Way) {
+    let server = Running::start(way);
+    let mut client = Client::to(&server, way);
+    if way.kind == Kind::Tonic {
         // Calls beyond a limit that has not arrived yet are refused, and unlike grpcio it does not repeat them.
         client.call("Echo", json!({}));
     }
@@ -280,16 +284,16 @@ fn calls_run_beside_each_other(kind: Kind) {
     }
 }
 
-fn cancelled_and_late_calls_are_told(kind: Kind) {
-    let server = Running::start();
-    let mut client = Client::to(&server, kind);
+fn cancelled_and_late_calls_are_told(way: Way) {
+    let server = Running::start(way);
+    let mut client = Client::to(&server, way);
     client.start(1, "Hang", json!({}));
     assert!(matches!(server.next(), Seen::Request { .. }));
     client.0.say(&json!({"do": "cancel", "id": 1}).to_string());
     assert_eq!(server.next(), Seen::Cancelled);
     let got = client.call("Hang", json!({"timeout": 0.3}));
     // Either end may be first to see the deadline; tonic calls its own CANCELLED.
-    assert!(got["code"] == 4 || (kind == Kind::Tonic && got["code"] == 1), "{got}");
+    assert!(got["code"] == 4 || (way.kind == Kind::Tonic && got["code"] == 1), "{got}");
     assert!(matches!(server.next(), Seen::Request { .. }));
     assert_eq!(server.next(), Seen::Cancelled);
     client.start(2, "Hang", json!({}));
@@ -298,19 +302,20 @@ fn cancelled_and_late_calls_are_told(kind: Kind) {
     assert_eq!(server.next(), Seen::Cancelled, "the client has gone");
 }
 
-fn client_comes_back_after_our_server(kind: Kind) {
-    let server = Running::start();
+fn client_comes_back_after_our_server(way: Way) {
+    let mut server = Running::start(way);
     let address = server.address;
-    let mut client = Client::to(&server, kind);
+    let mut client = Client::to(&server, way);
     assert_eq!(client.call("Echo", json!({ "size": 1 }))["code"], 0);
+    let authority = server.authority.take();
     drop(server);
-    let _server = Running::at(address, ServerConfig::default());
+    let _server = Running::at(address, ServerConfig::default(), authority);
     assert_eq!(client.insist("Echo")["len"], 2);
 }
 
-fn closing_server_finishes_what_runs(kind: Kind) {
-    let server = Running::start();
-    let mut client = Client::to(&server, kind);
+fn closing_server_finishes_what_runs(way: Way) {
+    let server = Running::start(way);
+    let mut client = Client::to(&server, way);
     client.start(1, "Hold", json!({}));
     assert!(matches!(server.next(), Seen::Request { .. }));
     // Its answer comes after GOAWAY; the call after it is made on another connection.
@@ -322,7 +327,7 @@ fn closing_server_finishes_what_runs(kind: Kind) {
 
 #[test]
 fn our_lane_and_our_server_agree() {
-    let server = Running::start();
+    let server = Running::start(TONIC);
     let mut lane = lane_to(&format!("http://{}", server.address));
     let body = vec![3; 4 * 1024 * 1024];
     assert!(call(&mut lane, request("Echo", body.clone())).unwrap().body == body);

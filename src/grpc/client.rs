@@ -74,6 +74,8 @@ pub struct CallError {
     pub status: Status,
     /// Whether another try can do it twice.
     pub processed: Processed,
+    /// From the head, where there was one.
+    pub metadata: Metadata,
     /// What the server said beside it, such as grpc-retry-pushback-ms.
     pub trailers: Metadata,
 }
@@ -81,7 +83,8 @@ pub struct CallError {
 impl CallError {
     /// A failure without words from the server.
     pub fn new(code: Code, message: impl Into<String>, processed: Processed) -> CallError {
-        CallError { status: Status::new(code, message), processed, trailers: Metadata::default() }
+        let (metadata, trailers) = (Metadata::default(), Metadata::default());
+        CallError { status: Status::new(code, message), processed, metadata, trailers }
     }
 
     /// The deadline has passed.
@@ -337,7 +340,7 @@ impl Client {
             200 => call.message.push(data),
             status => call.skip(data.len(), status),
         };
-        self.connection.expect(stream, call.message.missing());
+        self.connection.reserve_window(stream, call.message.missing());
         match taken {
             Err(status) => {
                 self.fail(stream, CallError { status, ..CallError::new(Code::Internal, "", Processed::Maybe) })
@@ -437,17 +440,16 @@ impl Call {
     fn finish(self, end: &[Header]) -> Result<Response, CallError> {
         let internal = |words: String| CallError::new(Code::Internal, words, Processed::Maybe);
         let trailers = Metadata::from_headers(end).map_err(|error| internal(error.to_string()))?;
-        let failed = |status| CallError { status, processed: Processed::Maybe, trailers: trailers.clone() };
-        let Some(status) = find(end, "grpc-status") else { return Err(failed(http_error(self.http_status))) };
-        let code = Code::parse(status);
-        if code != Code::Ok {
-            let message = percent_decode(find(end, "grpc-message").unwrap_or_default());
-            return Err(failed(Status::new(code, message)));
-        }
-        match self.message.finish() {
-            Ok(Some(body)) => Ok(Response { metadata: self.metadata, trailers, body }),
-            Ok(None) => Err(failed(Status::new(Code::Unimplemented, "server answered OK without a message"))),
-            Err(status) => Err(failed(status)),
+        let outcome = match find(end, "grpc-status").map(Code::parse) {
+            None => Err(http_error(self.http_status)),
+            Some(Code::Ok) => self.message.finish().and_then(|body| {
+                body.ok_or_else(|| Status::new(Code::Unimplemented, "server answered OK without a message"))
+            }),
+            Some(code) => Err(Status::new(code, percent_decode(find(end, "grpc-message").unwrap_or_default()))),
+        };
+        match outcome {
+            Ok(body) => Ok(Response { metadata: self.metadata, trailers, body }),
+            Err(status) => Err(CallError { status, processed: Processed::Maybe, metadata: self.metadata, trailers }),
         }
     }
 }

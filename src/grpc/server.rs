@@ -279,7 +279,7 @@ impl Server {
             return self.refuse(id, &Status::new(Code::ResourceExhausted, words));
         }
         match message.push(data) {
-            Ok(()) => self.connection.expect(id, message.missing()),
+            Ok(()) => self.connection.reserve_window(id, message.missing()),
             Err(status) => self.refuse(id, &status),
         }
     }

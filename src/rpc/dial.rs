@@ -344,7 +344,7 @@ mod tests {
         loop {
             match dial.advance(crate::sys::clock::boottime()) {
                 Progress::Pending => {
-                    let wake_on = super::super::poll::Interest { fd: wake.as_fd(), read: true, write: false };
+                    let wake_on = super::super::poll::Interest::read(wake.as_fd());
                     let connect_on = dial.fd().map(|fd| super::super::poll::Interest { fd, read: false, write: true });
                     let all: Vec<_> = [Some(wake_on), connect_on].into_iter().flatten().collect();
                     super::super::poll::wait(&all, Duration::from_secs(5));

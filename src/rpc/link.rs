@@ -7,9 +7,25 @@ use std::time::Duration;
 use super::poll::Interest;
 use super::transport::{Outgoing, Reading, Transport};
 use crate::grpc::{CallError, CallId, Client, ClientEvent, Response};
+use crate::h2::{ConnectionError, ErrorCode};
 
 /// The end of a call.
 pub(super) type Answer = (CallId, Result<Response, CallError>);
+
+/// How a link ended.
+#[derive(Debug)]
+pub(super) struct End {
+    /// For people.
+    pub(super) reason: String,
+    /// The server said so beforehand, without an error.
+    pub(super) is_orderly: bool,
+}
+
+impl From<String> for End {
+    fn from(reason: String) -> End {
+        End { reason, is_orderly: false }
+    }
+}
 
 /// A connection and its calls.
 #[derive(Debug)]
@@ -36,25 +52,20 @@ impl Link {
 
     /// Reads, does what is due and writes, none of it waiting. The answers of ended calls go to `answers`. An error is
     /// the end of the link, and says why; its calls are answered.
-    pub(super) fn drive(
-        &mut self,
-        now: Duration,
-        can_read: bool,
-        answers: &mut VecDeque<Answer>,
-    ) -> Result<(), String> {
+    pub(super) fn drive(&mut self, now: Duration, can_read: bool, answers: &mut VecDeque<Answer>) -> Result<(), End> {
         let read = if can_read { self.read(now) } else { Ok(Reading::Open) };
         self.client.handle_timeout(now);
         let mut end = self.take_events(answers);
         if end.is_none() {
             end = match read {
-                Ok(Reading::Open) => self.write().err(),
-                Ok(Reading::Ended) => Some("server closed the connection".to_owned()),
-                Err(reason) => Some(reason),
+                Ok(Reading::Open) => self.write().err().map(End::from),
+                Ok(Reading::Ended) => Some(End::from("server closed the connection".to_owned())),
+                Err(reason) => Some(End::from(reason)),
             };
         }
-        let Some(reason) = end else { return Ok(()) };
+        let Some(end) = end else { return Ok(()) };
         self.close(now, answers);
-        Err(reason)
+        Err(end)
     }
 
     /// Ends the link; its calls are answered.
@@ -85,14 +96,17 @@ impl Link {
     }
 
     /// Returns why the connection ended, if it did.
-    fn take_events(&mut self, answers: &mut VecDeque<Answer>) -> Option<String> {
+    fn take_events(&mut self, answers: &mut VecDeque<Answer>) -> Option<End> {
         let mut end = None;
         while let Some(event) = self.client.poll_event() {
             match event {
                 ClientEvent::Ready => self.is_ready = true,
                 ClientEvent::Answer { id, result } => answers.push_back((id, result)),
                 ClientEvent::GoAway => {}
-                ClientEvent::Closed { error } => end = Some(error.to_string()),
+                ClientEvent::Closed { error } => {
+                    let is_orderly = matches!(error, ConnectionError::GoneAway { code: ErrorCode::NO_ERROR, .. });
+                    end = Some(End { reason: error.to_string(), is_orderly });
+                }
             }
         }
         end

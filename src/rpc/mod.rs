@@ -1,6 +1,7 @@
 //! Lanes that carry gRPC over real sockets, and the typed calls to a master.
 
 pub mod backoff;
+pub mod client;
 pub mod convert;
 pub mod dial;
 pub mod key;

@@ -1,7 +1,7 @@
 //! What the gRPC interoperability tests share: the peers' processes, ways to reach them, and lanes with deadlines.
 #![allow(dead_code, unused_imports, unused_macros, clippy::unwrap_used)]
 
-mod authority;
+pub mod authority;
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use authority::Authority;
 use hivemind_worker::grpc::{CallError, CallId, Metadata, Request, Response};
 use hivemind_worker::rpc::dial::Target;
 use hivemind_worker::rpc::lane::{Lane, LaneConfig, LaneEvent};
@@ -16,8 +17,6 @@ use hivemind_worker::sys::clock::boottime;
 
 /// Longer than anything takes here; a test that waits so long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-pub use authority::Authority;
 
 /// Which independent implementation. Both have the same modes and words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -400,7 +400,7 @@ impl Connection {
 
     /// Says that this many bytes are to come on a stream and will be taken as they come: the windows grow so that the peer
     /// need not wait for updates, however long the path is.
-    pub fn expect(&mut self, id: StreamId, bytes: usize) {
+    pub fn reserve_window(&mut self, id: StreamId, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_GROWN_WINDOW);
         let Some(stream) = self.streams.get_mut(&id).filter(|s| s.state.can_receive()) else { return };
         let Some(increment) = stream.recv_window.grow_to(bytes) else { return };
