@@ -324,18 +324,21 @@ impl Server {
     }
 }
 
-/// A field list of more than 8 KiB is refused by common clients, so words are cut before that.
+/// A field list of more than 8 KiB is refused by common clients, so words are cut before that. Only between characters:
+/// tonic takes a message that is no UTF-8 for the status UNKNOWN.
 fn shortened(message: &str) -> String {
     const MAX_MESSAGE: usize = 4096;
-    let mut encoded = percent_encode(message);
-    if encoded.len() > MAX_MESSAGE {
-        encoded.truncate(MAX_MESSAGE);
-        // Not inside an escape; and no space may end a field.
-        let cut = encoded.rfind('%').filter(|at| *at + 3 > MAX_MESSAGE).unwrap_or(MAX_MESSAGE);
-        encoded.truncate(cut);
-        encoded.truncate(encoded.trim_end().len());
+    let encoded = percent_encode(message);
+    if encoded.len() <= MAX_MESSAGE {
+        return encoded;
     }
-    encoded
+    let cost = |c: char| if matches!(c, ' '..='~') && c != '%' { 1 } else { 3 * c.len_utf8() };
+    let ends = message.char_indices().scan(0, |length, (at, c)| {
+        *length += cost(c);
+        Some((at, *length))
+    });
+    let cut = ends.take_while(|(_, length)| *length <= MAX_MESSAGE).last().map_or(0, |(at, _)| at);
+    percent_encode(message[..cut].trim_end())
 }
 
 impl Call {

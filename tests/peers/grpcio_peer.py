@@ -115,14 +115,22 @@ def serve(arguments):
     server.stop(0).wait()
 
 
-def result(call):
+def shown(metadata):
+    return [[k, v.hex() if k.endswith("-bin") else v] for k, v in metadata or []]
+
+
+def result(call, wants_metadata):
     try:
         body = call.result()
+        answer = {"code": 0, "len": len(body), "sha256": hashlib.sha256(body).hexdigest()}
     except grpc.RpcError as error:
-        return {"code": error.code().value[0], "message": error.details()}
+        answer = {"code": error.code().value[0], "message": error.details()}
     except grpc.FutureCancelledError:
         return {"code": 1, "message": "cancelled here"}
-    return {"code": 0, "len": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    if wants_metadata:
+        answer["head"] = shown(call.initial_metadata())
+        answer["trailers"] = shown(call.trailing_metadata())
+    return answer
 
 
 def channel_to(url, ca, cert=None):
@@ -154,7 +162,7 @@ def client(url, arguments):
         elif command["do"] == "cancel":
             calls[key].cancel()
         elif command["do"] == "result":
-            say(json.dumps(result(calls.pop(key))))
+            say(json.dumps(result(calls.pop(key), command.get("metadata", False))))
     channel.close()
 
 
