@@ -83,7 +83,7 @@ pub enum LaneEvent {
 #[derive(Debug)]
 enum State {
     Waiting { until: Instant },
-    Dialing(Dial),
+    Dialing(Box<Dial>),
     Up { link: Box<Link>, was_ready: bool },
 }
 
@@ -238,7 +238,7 @@ impl Lane {
             self.state = match std::mem::replace(&mut self.state, State::Waiting { until: now }) {
                 State::Waiting { until } if now < until => return self.state = State::Waiting { until },
                 State::Waiting { .. } => {
-                    State::Dialing(Dial::new(&self.target, self.proxy.as_ref(), self.wake.waker(), now))
+                    State::Dialing(Box::new(Dial::new(&self.target, self.proxy.as_ref(), self.wake.waker(), now)))
                 }
                 State::Dialing(mut dial) => match dial.advance(now) {
                     Progress::Pending => return self.state = State::Dialing(dial),
