@@ -10,8 +10,6 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-# An independent gRPC implementation that the tests talk to.
-GRPCIO=1.85.1
 # The long parts: each name is a function part_NAME below.
 PARTS=(demo store)
 
@@ -69,19 +67,6 @@ scripts_parse() {
     for script in scripts/*.sh .ci/run; do bash -n "$script" || return 1; done
 }
 
-# A Python with grpcio, apart from the machine's own packages; made anew when the version asked for changes.
-test_python() {
-    local venv=${CARGO_TARGET_DIR:-$ROOT/target}/venv
-    if [ "$(cat "$venv/made" 2>/dev/null)" != "$GRPCIO" ]; then
-        python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
-        rm -rf "$venv"
-        python3 -m venv "$venv" && "$venv/bin/pip" -q install "grpcio==$GRPCIO" >&2 || return 1
-        echo "$GRPCIO" >"$venv/made"
-    fi
-    "$venv/bin/python" -c 'import grpc' || return 1
-    echo "$venv/bin/python"
-}
-
 case ${1:-} in
 '') ;;
 --full)
@@ -102,10 +87,14 @@ ensure_cargo lints
 say "python with grpcio $GRPCIO"
 HIVEMIND_TEST_PYTHON=$(test_python) || die "could not make a Python with grpcio $GRPCIO"
 export HIVEMIND_TEST_PYTHON
+say "tonic peer"
+HIVEMIND_TEST_TONIC=$(tonic_peer) || die "could not build tests/peers"
+export HIVEMIND_TEST_TONIC
 
 step scripts scripts_parse
 step image bash scripts/build-image.sh
 step format cargo fmt --check
+step "format of peers" cargo fmt --check --manifest-path tests/peers/Cargo.toml
 step clippy cargo clippy --locked --all-targets -- -D warnings
 step build cargo build --locked
 step tests cargo test --locked --no-fail-fast

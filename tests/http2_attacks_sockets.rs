@@ -347,7 +347,8 @@ fn heartbeat_answered(bytes: &[u8]) -> Result<(), Code> {
     let folder = grpc_support::Folder::new();
     let key = Arc::new(NodeKey::load_or_make(&folder.0).unwrap());
     let target = Target::parse(&format!("http://{address}")).unwrap();
-    let lane = Lane::new(LaneConfig { target, tls: None, user_agent: "test".to_owned(), seed: 1 }).unwrap();
+    let lane =
+        Lane::new(LaneConfig { target, tls: None, proxy: None, user_agent: "test".to_owned(), seed: 1 }).unwrap();
     let introduction = Introduction { node_id: "n".to_owned(), key, join_token: None, labels: Vec::new() };
     let mut master = Master::new(lane, Arc::new(introduction));
     master.heartbeat(1, &Snapshot::default());

@@ -19,7 +19,7 @@ mod stream;
 
 pub use connection::{Config, Connection, Event, KeepAlive, OpenError, ResetCause, StreamId};
 pub use error::{ConnectionError, ErrorCode};
-pub use hpack::{Header, Indexing};
+pub use hpack::{Field, Header, Indexing};
 
 /// A point in time: what has passed since an arbitrary origin that all callers of one connection share.
 pub type Instant = Duration;

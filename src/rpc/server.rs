@@ -1,17 +1,21 @@
-//! A gRPC server on one listener, for standalone mode: one thread that blocks in [`Server::next`] only.
+//! A gRPC server on one listener: one thread that blocks in [`Server::next`] only.
 //!
-//! Plain TCP, since it listens on loopback. Slow, silent and too many peers are cut off.
+//! Plain TCP for loopback, or TLS. Slow, silent and too many peers are cut off; what one peer does, a handshake that fails
+//! or never ends included, reaches no other connection.
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::poll::{self, Interest};
-use super::transport::{self, Outgoing, Reading};
+use super::socket::Socket;
+use super::tls;
+use super::transport::{Buffer, Outgoing, Reading, Transport};
 use super::wake::{Wake, Waker};
-use crate::grpc::{self, Metadata, ServerConfig, Status};
+use crate::grpc::{self, Metadata, Reply, ServerConfig};
 use crate::h2::{Instant, StreamId};
 use crate::sys::clock::boottime;
 
@@ -21,6 +25,8 @@ const MAX_CONNECTIONS: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// A peer that reads nothing of what waits for it is cut off.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A TLS handshake that takes longer has failed: two round trips, and time for a lost packet or two.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept, most likely for want of descriptors, others have time to close some.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -58,11 +64,13 @@ pub enum ServerEvent {
 #[derive(Debug)]
 struct Connection {
     id: u64,
-    socket: TcpStream,
+    peer: SocketAddr,
+    transport: Transport,
     grpc: grpc::Server,
     out: Outgoing,
     can_read: bool,
     is_blocked: bool,
+    accepted_at: Instant,
     /// When bytes last moved, either way.
     last_progress: Instant,
 }
@@ -72,12 +80,16 @@ struct Connection {
 pub struct Server {
     listener: TcpListener,
     config: ServerConfig,
+    tls: Option<Arc<rustls::ServerConfig>>,
     wake: Wake,
     connections: Vec<Connection>,
     next_connection: u64,
+    /// What the last poll found of the wake and the listener.
+    is_woken: bool,
     can_accept: bool,
     accept_after: Instant,
     events: VecDeque<ServerEvent>,
+    buffer: Buffer,
 }
 
 impl Server {
@@ -88,17 +100,29 @@ impl Server {
 
     /// Listens on this address.
     pub fn bind_with(address: SocketAddr, config: ServerConfig) -> io::Result<Server> {
+        Server::listen(address, config, None)
+    }
+
+    /// Listens on this address and speaks TLS only, with a configuration from [`tls::server_config`].
+    pub fn bind_tls(address: SocketAddr, config: ServerConfig, tls: Arc<rustls::ServerConfig>) -> io::Result<Server> {
+        Server::listen(address, config, Some(tls))
+    }
+
+    fn listen(address: SocketAddr, config: ServerConfig, tls: Option<Arc<rustls::ServerConfig>>) -> io::Result<Server> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         Ok(Server {
             listener,
             config,
+            tls,
             wake: Wake::new()?,
             connections: Vec::new(),
             next_connection: 0,
+            is_woken: false,
             can_accept: false,
             accept_after: Duration::ZERO,
             events: VecDeque::new(),
+            buffer: Buffer::default(),
         })
     }
 
@@ -113,10 +137,10 @@ impl Server {
     }
 
     /// Answers a request; it is sent by [`Server::next`]. An answer to one that is cancelled is dropped.
-    pub fn respond(&mut self, call: ServerCallId, result: Result<Vec<u8>, Status>) {
+    pub fn respond(&mut self, call: ServerCallId, reply: impl Into<Reply>) {
         let connection = self.connections.iter_mut().find(|c| c.id == call.connection);
         if let Some(connection) = connection {
-            connection.grpc.respond(call.stream, result, boottime());
+            connection.grpc.respond(call.stream, reply, boottime());
         }
     }
 
@@ -140,7 +164,7 @@ impl Server {
             if let Some(event) = self.events.pop_front() {
                 return event;
             }
-            if self.wake.take() {
+            if std::mem::take(&mut self.is_woken) && self.wake.take() {
                 return ServerEvent::Woken;
             }
             if has_looked && now >= until {
@@ -156,31 +180,44 @@ impl Server {
             self.accept(now);
         }
         let events = &mut self.events;
-        self.connections.retain_mut(|connection| connection.drive(now, events));
+        let buffer = &mut self.buffer;
+        self.connections.retain_mut(|connection| connection.drive(now, buffer, events));
     }
 
     fn accept(&mut self, now: Instant) {
         while self.connections.len() < MAX_CONNECTIONS {
-            let socket = match self.listener.accept() {
-                Ok((socket, _)) => socket,
+            let (socket, peer) = match self.listener.accept() {
+                Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => return self.accept_after = now + ACCEPT_PAUSE,
             };
-            if socket.set_nonblocking(true).is_err() {
-                continue;
-            }
             // Without it answers are slower, but right.
             let _ = socket.set_nodelay(true);
+            let Ok(socket) = Socket::new(socket) else { continue };
+            let Some(transport) = self.transport(socket, peer) else { continue };
             self.next_connection += 1;
             self.connections.push(Connection {
                 id: self.next_connection,
-                socket,
+                peer,
+                transport,
                 grpc: grpc::Server::new(self.config.clone(), now),
                 out: Outgoing::default(),
                 can_read: true,
                 is_blocked: false,
+                accepted_at: now,
                 last_progress: now,
             });
+        }
+    }
+
+    fn transport(&self, socket: Socket, peer: SocketAddr) -> Option<Transport> {
+        let Some(config) = &self.tls else { return Some(Transport::Plain(socket)) };
+        match tls::server_session(config) {
+            Ok(session) => Some(Transport::tls(socket, session.into(), peer.to_string())),
+            Err(error) => {
+                log::warn!("no TLS with {peer}: {error}");
+                None
+            }
         }
     }
 
@@ -191,65 +228,65 @@ impl Server {
         let timeouts = self.connections.iter().map(Connection::poll_timeout);
         let due = timeouts.chain(pause).chain([until]).min().unwrap_or(until);
         let mut interests = vec![
-            Interest { fd: self.wake.as_fd(), read: true, write: false },
+            Interest::read(self.wake.as_fd()),
             Interest { fd: self.listener.as_fd(), read: can_accept, write: false },
         ];
         interests.extend(self.connections.iter().map(|c| Interest {
-            fd: c.socket.as_fd(),
+            fd: c.transport.as_fd(),
             read: true,
             write: c.is_blocked,
         }));
         let ready = poll::wait(&interests, due.saturating_sub(now));
-        self.can_accept = can_accept && ready.get(1).copied().unwrap_or(false);
-        for (connection, can_read) in self.connections.iter_mut().zip(ready.into_iter().skip(2)) {
-            connection.can_read = can_read;
+        self.is_woken = ready.has(0);
+        self.can_accept = can_accept && ready.has(1);
+        for (i, connection) in self.connections.iter_mut().enumerate() {
+            connection.can_read = ready.has(i + 2);
         }
     }
 }
 
 impl Connection {
     /// Reads, does what is due and writes, none of it waiting; false when the connection has ended.
-    fn drive(&mut self, now: Instant, events: &mut VecDeque<ServerEvent>) -> bool {
-        let read = self.read(now);
+    fn drive(&mut self, now: Instant, buffer: &mut Buffer, events: &mut VecDeque<ServerEvent>) -> bool {
+        let read = self.read(now, buffer);
         self.grpc.handle_timeout(now);
         let is_open = self.take_events(events);
-        let written = self.write(now);
-        if is_open && read && written && now < self.give_up() {
+        // A peer that failed the handshake, or has no HTTP/2, gets nothing of it.
+        let is_written = read.is_some() && self.write(now);
+        if is_open && read == Some(Reading::Open) && is_written && now < self.give_up() {
             return true;
         }
+        self.transport.close(&mut self.out);
         self.grpc.handle_eof(now);
         self.take_events(events);
         false
     }
 
-    fn read(&mut self, now: Instant) -> bool {
+    /// Nothing when the connection is broken.
+    fn read(&mut self, now: Instant, buffer: &mut Buffer) -> Option<Reading> {
         if !std::mem::take(&mut self.can_read) {
-            return true;
+            return Some(Reading::Open);
         }
         let (grpc, last_progress) = (&mut self.grpc, &mut self.last_progress);
-        let read = transport::read_plain(&mut self.socket, &mut |bytes| {
+        let read = self.transport.read(buffer, &mut |bytes| {
             *last_progress = now;
             grpc.handle_bytes(bytes, now);
         });
-        read == Ok(Reading::Open)
+        read.inspect_err(|reason| log::debug!("connection {} from {} ends: {reason}", self.id, self.peer)).ok()
     }
 
     fn write(&mut self, now: Instant) -> bool {
         loop {
-            if self.out.is_empty() {
+            if self.out.is_empty() && self.transport.is_established() {
                 self.grpc.poll_transmit(&mut self.out.bytes);
             }
-            if self.out.is_empty() {
-                self.is_blocked = false;
-                return true;
-            }
-            let before = self.out.waiting();
-            let Ok(is_done) = transport::write_plain(&mut self.socket, &mut self.out) else { return false };
-            if self.out.waiting() < before {
+            let (is_idle, before) = (self.out.is_empty(), self.out.taken);
+            let Ok(is_done) = self.transport.write(&mut self.out) else { return false };
+            if self.out.taken > before {
                 self.last_progress = now;
             }
             self.is_blocked = !is_done;
-            if self.is_blocked {
+            if is_idle || self.is_blocked || !self.transport.is_established() {
                 return true;
             }
         }
@@ -275,8 +312,12 @@ impl Connection {
         is_open
     }
 
-    /// When a silent peer is cut off. While calls run silence is allowed: long polls are silent.
+    /// When a silent peer is cut off, or one that is slow with its handshake, however busy it is. While calls run silence
+    /// is allowed: long polls are silent.
     fn give_up(&self) -> Instant {
+        if !self.transport.is_established() {
+            return self.accepted_at + HANDSHAKE_TIMEOUT;
+        }
         match (self.is_blocked, self.grpc.open_calls()) {
             (true, _) => self.last_progress + WRITE_TIMEOUT,
             (false, 0) => self.last_progress + IDLE_TIMEOUT,

@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::Instant;
 use super::error::{ConnectionError, ErrorCode, Fault};
 use super::flow::{DEFAULT_WINDOW, RecvWindow, SendWindow};
-use super::hpack::{Decoder, Encoder, Header};
+use super::hpack::{Decoder, Encoder, Field, Header};
 use super::settings::{self, PeerSettings};
 use super::stream::{Expect, SendEnd, SendQueue, State, Step, Stream};
 use super::{fields, frame};
@@ -34,12 +34,16 @@ pub const MAX_HEADER_LIST_SIZE: usize = 16 * 1024;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Window of the connection: four streams at full speed.
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// No window grows beyond this: the largest message that is taken anywhere, and its framing.
+const MAX_GROWN_WINDOW: u32 = 96 * 1024 * 1024;
 /// Streams that a client may have open on a server of ours. A worker needs about eight.
 const MAX_CONCURRENT_STREAMS: u32 = 32;
 /// How long the peer's first SETTINGS may take, since it is the first thing that a peer sends.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Streams that we reset and on which late frames are expected: more than can be under way.
 const MAX_REMEMBERED_RESETS: usize = 256;
+/// Largest buffer that is kept for the next [`Event::Data`]: what a few reads bring.
+const MAX_SPARE: usize = 64 * 1024;
 /// Stream errors that one connection may cause: an honest peer causes none.
 const MAX_STREAM_ERRORS: u32 = 8;
 /// Identifiers have 31 bits (RFC 9113 section 5.1.1).
@@ -185,6 +189,8 @@ pub struct Connection {
     block: Option<Block>,
     decoder: Decoder,
     encoder: Encoder,
+    /// For the field block that is being encoded.
+    scratch: Vec<u8>,
     peer: PeerSettings,
     streams: BTreeMap<StreamId, Stream>,
     /// The next stream that a client opens.
@@ -199,6 +205,8 @@ pub struct Connection {
     /// Where the fair round over the streams goes on.
     cursor: StreamId,
     events: VecDeque<Event>,
+    /// A buffer of [`Event::Data`] that came back.
+    spare: Vec<u8>,
     go_away_sent: Option<ErrorCode>,
     /// The last stream that a GOAWAY of ours named: it must never rise (RFC 9113 section 6.8).
     last_told: StreamId,
@@ -233,6 +241,7 @@ impl Connection {
             block: None,
             decoder: Decoder::new(HEADER_TABLE_SIZE, config.max_header_list_size),
             encoder: Encoder::default(),
+            scratch: Vec::new(),
             peer: PeerSettings::default(),
             streams: BTreeMap::new(),
             next_stream: 1,
@@ -243,6 +252,7 @@ impl Connection {
             control: transmit::Control::default(),
             cursor: 0,
             events: VecDeque::new(),
+            spare: Vec::new(),
             go_away_sent: None,
             last_told: MAX_STREAM_ID,
             go_away_received: None,
@@ -312,7 +322,11 @@ impl Connection {
     }
 
     /// Opens a stream as a client (RFC 9113 section 8.1).
-    pub fn open(&mut self, headers: &[Header], end: bool) -> Result<StreamId, OpenError> {
+    pub fn open<'a, F: Into<Field<'a>>>(
+        &mut self,
+        headers: impl IntoIterator<Item = F>,
+        end: bool,
+    ) -> Result<StreamId, OpenError> {
         if self.is_closing() || self.role == Role::Server {
             return Err(OpenError::Closing);
         }
@@ -331,7 +345,12 @@ impl Connection {
     }
 
     /// Sends the head of a response. False if the stream cannot be sent on.
-    pub fn send_headers(&mut self, id: StreamId, headers: &[Header], end: bool) -> bool {
+    pub fn send_headers<'a, F: Into<Field<'a>>>(
+        &mut self,
+        id: StreamId,
+        headers: impl IntoIterator<Item = F>,
+        end: bool,
+    ) -> bool {
         let Some(stream) = self.sendable(id) else { return false };
         debug_assert!(stream.queue.is_empty(), "a head comes before the body");
         self.put_headers(id, headers, end);
@@ -380,6 +399,26 @@ impl Connection {
         };
         if let Some(increment) = stream.recv_window.release(n) {
             self.control.push(|out| frame::put_window_update(out, id, increment));
+        }
+    }
+
+    /// Says that this many bytes are to come on a stream and will be taken as they come: the windows grow so that the peer
+    /// need not wait for updates, however long the path is.
+    pub fn reserve_window(&mut self, id: StreamId, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_GROWN_WINDOW);
+        let Some(stream) = self.streams.get_mut(&id).filter(|s| s.state.can_receive()) else { return };
+        let Some(increment) = stream.recv_window.grow_to(bytes) else { return };
+        self.control.push(|out| frame::put_window_update(out, id, increment));
+        let shared = self.recv_window.size().saturating_add(increment).min(MAX_GROWN_WINDOW);
+        if let Some(increment) = self.recv_window.grow_to(shared) {
+            self.control.push(|out| frame::put_window_update(out, 0, increment));
+        }
+    }
+
+    /// Gives the buffer of an [`Event::Data`] back, so that the next one needs no allocation.
+    pub fn recycle(&mut self, data: Vec<u8>) {
+        if data.capacity() > self.spare.capacity() && data.capacity() <= MAX_SPARE {
+            self.spare = data;
         }
     }
 
@@ -436,10 +475,11 @@ impl Connection {
         (stream.state.can_send() && matches!(stream.queue.end, SendEnd::Open)).then_some(stream)
     }
 
-    fn put_headers(&mut self, id: StreamId, headers: &[Header], end: bool) {
-        let mut block = Vec::new();
-        self.encoder.encode(headers, &mut block);
-        self.control.push(|out| frame::put_headers(out, id, &block, end, frame::MAX_FRAME_SIZE));
+    fn put_headers<'a, F: Into<Field<'a>>>(&mut self, id: StreamId, headers: impl IntoIterator<Item = F>, end: bool) {
+        let (encoder, block) = (&mut self.encoder, &mut self.scratch);
+        block.clear();
+        encoder.encode(headers, block);
+        self.control.push(|out| frame::put_headers(out, id, block, end, frame::MAX_FRAME_SIZE));
     }
 
     fn put_reset(&mut self, id: StreamId, code: ErrorCode) {

@@ -65,22 +65,18 @@ impl Connection {
             return;
         }
         self.pinger.received(now);
-        if self.input.is_empty() {
+        // A frame that comes in many pieces is not copied for each of them, and the buffer serves the next one.
+        let mut input = std::mem::take(&mut self.input);
+        if input.is_empty() {
             let used = self.consume(bytes);
-            self.keep(bytes.get(used..).unwrap_or_default().to_vec());
+            input.extend_from_slice(bytes.get(used..).unwrap_or_default());
         } else {
-            // A frame that comes in many pieces is not copied for each of them.
-            let mut input = std::mem::take(&mut self.input);
             input.extend_from_slice(bytes);
             let used = self.consume(&input);
             input.drain(..used);
-            self.keep(input);
         }
-    }
-
-    fn keep(&mut self, rest: Vec<u8>) {
         if self.phase != Phase::Closed {
-            self.input = rest;
+            self.input = input;
         }
     }
 
@@ -217,7 +213,10 @@ impl Connection {
             data.extend_from_slice(more);
             *end_stream = end;
         } else if !more.is_empty() || end {
-            self.events.push_back(Event::Data { stream: id, data: more.to_vec(), end_stream: end });
+            let mut data = std::mem::take(&mut self.spare);
+            data.clear();
+            data.extend_from_slice(more);
+            self.events.push_back(Event::Data { stream: id, data, end_stream: end });
         }
     }
 
