@@ -82,7 +82,7 @@ pub enum LaneEvent {
 #[derive(Debug)]
 enum State {
     Waiting { until: Instant },
-    Dialing(Dial),
+    Dialing(Box<Dial>),
     Up { link: Box<Link>, was_ready: bool },
 }
 
@@ -229,9 +229,7 @@ impl Lane {
         loop {
             self.state = match std::mem::replace(&mut self.state, State::Waiting { until: now }) {
                 State::Waiting { until } if now < until => return self.state = State::Waiting { until },
-                State::Waiting { .. } => {
-                    State::Dialing(Dial::new(&self.target, self.proxy.as_ref(), self.wake.waker(), now))
-                }
+                State::Waiting { .. } => State::Dialing(Box::new(self.dial(now))),
                 State::Dialing(mut dial) => match dial.advance(now) {
                     Progress::Pending => return self.state = State::Dialing(dial),
                     Progress::Connected(socket, peer) => self.link(socket, peer, now),
@@ -243,6 +241,10 @@ impl Lane {
                 },
             };
         }
+    }
+
+    fn dial(&self, now: Instant) -> Dial {
+        Dial::new(&self.target, self.proxy.as_ref(), self.wake.waker(), now)
     }
 
     fn link(&mut self, socket: TcpStream, peer: SocketAddr, now: Instant) -> State {
