@@ -92,7 +92,8 @@ impl Link {
                 ClientEvent::Ready => self.is_ready = true,
                 ClientEvent::Answer { id, result } => answers.push_back((id, result)),
                 ClientEvent::GoAway => {}
-                ClientEvent::Closed { error } => end = Some(error.to_string()),
+                ClientEvent::Closed { error } if self.transport.is_established() => end = Some(error.to_string()),
+                ClientEvent::Closed { .. } => end = Some("server did not finish the TLS handshake in time".to_owned()),
             }
         }
         end

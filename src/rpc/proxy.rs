@@ -124,6 +124,26 @@ pub struct ProxyRules<'a> {
     pub no_proxy: Option<&'a str>,
 }
 
+/// The proxy to this target by the variables of an environment; those in lower case win.
+///
+/// # Errors
+/// As [`ProxyRules::pick`].
+pub fn pick_from(
+    env: &dyn Fn(&str) -> Option<String>,
+    target: &Target,
+) -> Result<Option<Proxy>, (&'static str, String)> {
+    let [https_proxy, http_proxy, no_proxy] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"].map(|name| {
+        let text = |name: &str| env(name).filter(|text| !text.is_empty());
+        text(&name.to_ascii_lowercase()).or_else(|| text(name))
+    });
+    let rules = ProxyRules {
+        https_proxy: https_proxy.as_deref(),
+        http_proxy: http_proxy.as_deref(),
+        no_proxy: no_proxy.as_deref(),
+    };
+    rules.pick(target)
+}
+
 impl ProxyRules<'_> {
     /// The proxy to this target.
     ///
@@ -286,6 +306,20 @@ mod tests {
             assert_eq!(picked(url), None, "{url}");
         }
         assert_eq!(ProxyRules::default().pick(&target("https://master.example")), Ok(None));
+    }
+
+    #[test]
+    fn environment_is_read_in_lower_case_first() {
+        let picked = |variables: &[(&str, &str)]| {
+            let env =
+                |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, text)| (*text).to_owned());
+            pick_from(&env, &target("https://master.example")).unwrap().map(|proxy| proxy.host)
+        };
+        assert_eq!(picked(&[("HTTPS_PROXY", "upper"), ("HTTP_PROXY", "x")]).as_deref(), Some("upper"));
+        assert_eq!(picked(&[("HTTPS_PROXY", "upper"), ("https_proxy", "lower")]).as_deref(), Some("lower"));
+        assert_eq!(picked(&[("HTTPS_PROXY", "upper"), ("https_proxy", "")]).as_deref(), Some("upper"));
+        assert_eq!(picked(&[("HTTPS_PROXY", "upper"), ("no_proxy", "example")]), None);
+        assert_eq!(picked(&[("HTTP_PROXY", "upper")]), None);
     }
 
     #[test]
