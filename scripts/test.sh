@@ -82,6 +82,13 @@ test_python() {
     echo "$venv/bin/python"
 }
 
+# The same kind of peer on tonic, from a workspace of its own.
+tonic_peer() {
+    local folder=${CARGO_TARGET_DIR:-$ROOT/target}/peers
+    cargo build --locked --manifest-path tests/peers/Cargo.toml --target-dir "$folder" --release >&2 || return 1
+    echo "$folder/release/tonic-peer"
+}
+
 case ${1:-} in
 '') ;;
 --full)
@@ -102,10 +109,14 @@ ensure_cargo lints
 say "python with grpcio $GRPCIO"
 HIVEMIND_TEST_PYTHON=$(test_python) || die "could not make a Python with grpcio $GRPCIO"
 export HIVEMIND_TEST_PYTHON
+say "tonic peer"
+HIVEMIND_TEST_TONIC=$(tonic_peer) || die "could not build tests/peers"
+export HIVEMIND_TEST_TONIC
 
 step scripts scripts_parse
 step image bash scripts/build-image.sh
 step format cargo fmt --check
+step "format of peers" cargo fmt --check --manifest-path tests/peers/Cargo.toml
 step clippy cargo clippy --locked --all-targets -- -D warnings
 step build cargo build --locked
 step tests cargo test --locked --no-fail-fast

@@ -1,4 +1,4 @@
-//! Our lane against a grpcio server.
+//! Our lane against servers of others, plain and over TLS.
 #![allow(clippy::unwrap_used)]
 
 mod grpc_support;
@@ -6,44 +6,61 @@ mod grpc_support;
 use std::time::Duration;
 
 use grpc_support::authority::Authority;
-use grpc_support::{PATIENCE, Peer, call, disconnected, lane_to, lane_with, next_answer, request};
+use grpc_support::{
+    GRPCIO, PATIENCE, Peer, Served, Way, call, disconnected, for_each_way, lane_to, lane_with, next_answer, request,
+};
 use hivemind_worker::grpc::{Code, Metadata, Processed, Request};
 use hivemind_worker::rpc::lane::LaneEvent;
 use hivemind_worker::sys::clock::boottime;
+use serde_json::json;
 
-#[test]
-fn messages_of_all_sizes_come_back() {
-    let (_peer, port) = Peer::server(&[]);
-    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
-    for size in [0, 1, 5, 16_379, 16_384, 65_535, 65_536, 4 * 1024 * 1024] {
+for_each_way![
+    messages_of_all_sizes_come_back,
+    answer_above_the_limit_is_refused_and_the_lane_goes_on,
+    all_status_codes_and_odd_messages_arrive,
+    metadata_goes_both_ways,
+    deadline_is_told_and_kept,
+    calls_run_beside_each_other_and_can_be_cancelled,
+    lane_comes_back_after_the_server,
+    draining_server_finishes_what_runs,
+];
+
+/// The largest message that the contract allows.
+const LARGEST: usize = 32 * 1024 * 1024;
+
+fn messages_of_all_sizes_come_back(way: Way) {
+    let served = Served::start(way);
+    let mut lane = served.lane();
+    for size in [0, 1, 5, 16_379, 16_384, 65_535, 65_536, 4 * 1024 * 1024, LARGEST] {
         let body: Vec<u8> = (0..size).map(|i: usize| (i % 253) as u8).collect();
-        let answer = call(&mut lane, request("Echo", body.clone())).unwrap();
+        let echo = Request { max_response: LARGEST, ..request("Echo", body.clone()) };
+        let answer = call(&mut lane, echo).unwrap();
         assert!(answer.body == body, "{size}");
     }
 }
 
-#[test]
-fn answer_above_the_limit_is_refused_and_the_lane_goes_on() {
-    let (_peer, port) = Peer::server(&[]);
-    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+fn answer_above_the_limit_is_refused_and_the_lane_goes_on(way: Way) {
+    let served = Served::start(way);
+    let mut lane = served.lane();
     let small = Request { max_response: 1000, ..request("Size", "1001") };
     assert_eq!(call(&mut lane, small.clone()).unwrap_err().status.code, Code::ResourceExhausted);
     let fits = Request { body: b"1000".to_vec(), ..small };
     assert_eq!(call(&mut lane, fits).unwrap().body.len(), 1000);
 }
 
-#[test]
-fn all_status_codes_and_odd_messages_arrive() {
-    let (_peer, port) = Peer::server(&[]);
-    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+fn all_status_codes_and_odd_messages_arrive(way: Way) {
+    let served = Served::start(way);
+    let mut lane = served.lane();
+    let long = "A long message: 100 % ünïcode. ".repeat(90);
+    assert!(long.len() > 3 * 1024 - 300);
+    let messages = ["", "plain", "nö 🚀 50%\n", "%41 %zz %", " spaces ", "\r\n\t\u{1}", &long];
     for code in Code::ALL {
-        for head in [false, true] {
-            let body =
-                format!(r#"{{"code": {}, "message": "n\u00f6 \ud83d\ude80 50%\n", "head": {head}}}"#, code.number());
+        for (head, message) in [false, true].into_iter().flat_map(|head| messages.map(|message| (head, message))) {
+            let body = json!({"code": code.number(), "message": message, "head": head}).to_string();
             match call(&mut lane, request("Status", body)) {
                 Ok(answer) => assert_eq!((code, answer.body.as_slice()), (Code::Ok, b"fine".as_slice())),
                 Err(error) => {
-                    assert_eq!((error.status.code, error.status.message.as_str()), (code, "nö 🚀 50%\n"));
+                    assert_eq!((error.status.code, error.status.message.as_str()), (code, message));
                     assert_eq!(error.trailers.find("t-why"), Some(b"asked".as_slice()));
                 }
             }
@@ -52,10 +69,9 @@ fn all_status_codes_and_odd_messages_arrive() {
     assert_eq!(call(&mut lane, request("Nothing", "")).unwrap_err().status.code, Code::Unimplemented);
 }
 
-#[test]
-fn metadata_goes_both_ways() {
-    let (_peer, port) = Peer::server(&[]);
-    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+fn metadata_goes_both_ways(way: Way) {
+    let served = Served::start(way);
+    let mut lane = served.lane();
     let mut metadata = Metadata::default();
     metadata.add("x-text", "a, b; c").unwrap();
     metadata.add("x-twice", "1").unwrap();
@@ -75,23 +91,21 @@ fn metadata_goes_both_ways() {
     }
 }
 
-#[test]
-fn deadline_is_told_and_kept() {
-    let (mut peer, port) = Peer::server(&[]);
-    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+fn deadline_is_told_and_kept(way: Way) {
+    let mut served = Served::start(way);
+    let mut lane = served.lane();
     let answer = call(&mut lane, Request { timeout: Duration::from_secs(20), ..request("Remaining", "") }).unwrap();
     let left: f64 = String::from_utf8(answer.body).unwrap().parse().unwrap();
     assert!(left > 0.0 && left <= 20.0, "{left}");
     let error = call(&mut lane, Request { timeout: Duration::from_millis(300), ..request("Hang", "a") }).unwrap_err();
     assert_eq!((error.status.code, error.processed), (Code::DeadlineExceeded, Processed::Maybe));
-    assert_eq!((peer.line(), peer.line()), ("HANGING a".into(), "ENDED a".into()));
+    assert_eq!((served.peer.line(), served.peer.line()), ("HANGING a".into(), "ENDED a".into()));
     assert!(call(&mut lane, request("Echo", "x")).is_ok());
 }
 
-#[test]
-fn calls_run_beside_each_other_and_can_be_cancelled() {
-    let (mut peer, port) = Peer::server(&[]);
-    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+fn calls_run_beside_each_other_and_can_be_cancelled(way: Way) {
+    let mut served = Served::start(way);
+    let mut lane = served.lane();
     let hanging = lane.call(request("Hang", "h"));
     let large = lane.call(request("Size", "3000000"));
     let mut open: Vec<_> = (0..20).map(|i| lane.call(request("Echo", vec![i; 1000 * usize::from(i)]))).collect();
@@ -103,38 +117,36 @@ fn calls_run_beside_each_other_and_can_be_cancelled() {
         let length = result.unwrap().body.len();
         assert!(length == 3_000_000 || length < 20_000);
     }
-    assert_eq!(peer.line(), "HANGING h");
+    assert_eq!(served.peer.line(), "HANGING h");
     lane.cancel(hanging);
     assert!(matches!(lane.next(boottime()), LaneEvent::TimedOut));
-    assert_eq!(peer.line(), "ENDED h");
+    assert_eq!(served.peer.line(), "ENDED h");
 }
 
-#[test]
-fn lane_comes_back_after_the_server() {
-    let (peer, port) = Peer::server(&[]);
-    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+fn lane_comes_back_after_the_server(way: Way) {
+    let mut served = Served::start(way);
+    let mut lane = served.lane();
     assert!(call(&mut lane, request("Echo", "x")).is_ok());
-    peer.stop();
+    served.peer.stop();
     disconnected(&mut lane);
     assert!(!lane.is_connected());
     let early = Request { timeout: Duration::from_millis(50), ..request("Echo", "early") };
     let error = call(&mut lane, early).unwrap_err();
     assert_eq!((error.status.code, error.processed), (Code::DeadlineExceeded, Processed::No));
-    let (_peer, _) = Peer::server(&["--port", &port.to_string()]);
+    served.start_again();
     assert_eq!(call(&mut lane, request("Echo", "again")).unwrap().body, b"again");
 }
 
-#[test]
-fn draining_server_finishes_what_runs() {
-    let (mut peer, port) = Peer::server(&[]);
-    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+fn draining_server_finishes_what_runs(way: Way) {
+    let mut served = Served::start(way);
+    let mut lane = served.lane();
     let hanging = lane.call(Request { timeout: Duration::from_secs(2), ..request("Hang", "d") });
     while !lane.is_connected() {
         lane.next(boottime() + PATIENCE);
     }
     assert!(matches!(lane.next(boottime()), LaneEvent::TimedOut));
-    assert_eq!(peer.line(), "HANGING d");
-    peer.say("drain");
+    assert_eq!(served.peer.line(), "HANGING d");
+    served.peer.say("drain");
     assert!(disconnected(&mut lane).contains("server"), "GOAWAY ends the connection for new calls");
     let (id, result) = next_answer(&mut lane);
     assert_eq!((id, result.unwrap_err().status.code), (hanging, Code::DeadlineExceeded));
@@ -142,24 +154,13 @@ fn draining_server_finishes_what_runs() {
 
 #[test]
 fn waker_wakes_from_another_thread() {
-    let (_peer, port) = Peer::server(&[]);
-    let mut lane = lane_to(&format!("http://127.0.0.1:{port}"));
+    let served = Served::start(GRPCIO);
+    let mut lane = served.lane();
     assert!(call(&mut lane, request("Echo", "x")).is_ok());
     let waker = lane.waker();
     let other = std::thread::spawn(move || waker.wake());
     assert!(matches!(lane.next(boottime() + PATIENCE), LaneEvent::Woken));
     other.join().unwrap();
-}
-
-#[test]
-fn tls_carries_calls() {
-    let authority = Authority::new();
-    let [cert, key] = authority.issue("localhost");
-    let (_peer, port) = Peer::server(&["--tls", &cert, &key]);
-    let mut lane = lane_with(&format!("https://localhost:{port}"), Some(authority.client()));
-    let body = vec![7; 4 * 1024 * 1024];
-    assert!(call(&mut lane, request("Echo", body.clone())).unwrap().body == body);
-    assert_eq!(call(&mut lane, request("Echo", "")).unwrap().body, b"");
 }
 
 #[test]

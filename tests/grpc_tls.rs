@@ -70,7 +70,7 @@ fn read_to_end(socket: &mut TcpStream) -> Vec<u8> {
 
 /// One echo by grpcio's client; its answer.
 fn grpcio_echo(address: SocketAddr, arguments: &[&str], size: usize) -> Value {
-    let target = format!("localhost:{}", address.port());
+    let target = format!("https://localhost:{}", address.port());
     let mut peer = Peer::start(&[&["client", target.as_str()], arguments].concat());
     let start = json!({"do": "start", "id": 1, "method": "/test.Peer/Echo", "size": size, "timeout": 10});
     peer.say(&start.to_string());
@@ -84,7 +84,7 @@ fn server_serves_grpcio_and_our_lane_over_tls() {
     let (ca, config) = (authority.ca.clone(), authority.client());
     serve_while(&authority, None, move |address| {
         for size in [0, 100, 70_000, 4 << 20] {
-            let got = grpcio_echo(address, &["--tls", &ca], size);
+            let got = grpcio_echo(address, &["--ca", &ca], size);
             assert_eq!((&got["code"], &got["len"]), (&json!(0), &json!(size)), "{got}");
         }
         let mut lane = lane_with(&url(address), Some(config));
@@ -106,10 +106,10 @@ fn server_asks_each_client_for_a_certificate_when_told_to() {
     let ca = authority.ca.clone();
     serve_while(&authority, Some(&roots), move |address| {
         let [cert, key] = clients.issue("node-1");
-        let got = grpcio_echo(address, &["--tls", &ca, "--identity", &cert, &key], 5);
+        let got = grpcio_echo(address, &["--ca", &ca, "--cert", &cert, &key], 5);
         assert_eq!(got["code"], 0, "{got}");
         let [cert, key] = strangers.issue("node-1");
-        for arguments in [&["--tls", ca.as_str()][..], &["--tls", &ca, "--identity", &cert, &key]] {
+        for arguments in [&["--ca", ca.as_str()][..], &["--ca", &ca, "--cert", &cert, &key]] {
             assert_eq!(grpcio_echo(address, arguments, 5)["code"], 14);
         }
     });

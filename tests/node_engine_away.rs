@@ -6,7 +6,7 @@ mod node_util;
 use hivemind_worker::node::record::{Outcome, Phase};
 use hivemind_worker::node::snapshot::{AttemptView, NodeState};
 use node_util::relay::EngineRelay;
-use node_util::{Scene, gated, how, until_true};
+use node_util::{Scene, gated, how, python, until_true};
 
 fn scene(name: &str) -> (Scene, std::path::PathBuf) {
     let mut scene = Scene::with_master(name);
@@ -120,4 +120,23 @@ fn a_worker_that_starts_without_its_engine_keeps_its_running_task() {
     assert_eq!(scene.containers_ever("kept").len(), 1);
     scene.until_clean();
     drop(engine);
+}
+
+#[test]
+fn a_task_that_is_cancelled_before_its_start_is_answered_still_has_its_grace() {
+    let (mut scene, socket) = scene("young");
+    let engine = EngineRelay::open(&socket);
+    engine.hold_starts(true);
+    scene.start(&["--slots", "1"]);
+    let program = "import signal, sys\n\
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))\nprint('up', flush=True)\n\
+        while True: signal.pause()\n";
+    scene.submit(python("young", program));
+    // It runs, but the engine has not said so.
+    scene.until_up("young");
+    let said = scene.run(&["cancel", "young"]);
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
+    engine.hold_starts(false);
+    assert_eq!(how(&scene.until_complete("young")), (Outcome::Cancelled, Some(4)));
+    scene.until_clean();
 }

@@ -171,11 +171,11 @@ fn twelve_tasks_never_take_more_than_is_lent_and_leave_nothing() {
         scene.submit(Offer { cpu_millis: 900, memory_bytes: 256 << 20, priority: Some(number * 8), ..offer });
     }
     scene.start(&["--cpus", "2", "--memory", "1GiB", "--slots", "2"]);
-    let status = scene.until_ready();
-    assert_eq!((status.lent.cpu_millis, status.lent.memory_bytes, status.lent.slots), (2_000, 1 << 30, 2));
     for name in ["t10", "t11"] {
         scene.until_up(name);
     }
+    let status = scene.status().unwrap();
+    assert_eq!((status.lent.cpu_millis, status.lent.memory_bytes, status.lent.slots), (2_000, 1 << 30, 2));
     for name in ["t10", "t11"] {
         scene.go(name);
     }

@@ -10,7 +10,8 @@ use super::status::{Code, Status};
 use super::timeout;
 use crate::h2::fields::find;
 use crate::h2::{
-    Config, Connection, ConnectionError, ErrorCode, Event, Header, Instant, KeepAlive, OpenError, ResetCause, StreamId,
+    Config, Connection, ConnectionError, ErrorCode, Event, Field, Header, Indexing, Instant, KeepAlive, OpenError,
+    ResetCause, StreamId,
 };
 
 /// Names a call. The caller chooses it and keeps it unique.
@@ -73,6 +74,8 @@ pub struct CallError {
     pub status: Status,
     /// Whether another try can do it twice.
     pub processed: Processed,
+    /// From the head, where there was one.
+    pub metadata: Metadata,
     /// What the server said beside it, such as grpc-retry-pushback-ms.
     pub trailers: Metadata,
 }
@@ -80,7 +83,8 @@ pub struct CallError {
 impl CallError {
     /// A failure without words from the server.
     pub fn new(code: Code, message: impl Into<String>, processed: Processed) -> CallError {
-        CallError { status: Status::new(code, message), processed, trailers: Metadata::default() }
+        let (metadata, trailers) = (Metadata::default(), Metadata::default());
+        CallError { status: Status::new(code, message), processed, metadata, trailers }
     }
 
     /// The deadline has passed.
@@ -250,7 +254,7 @@ impl Client {
                 self.answer(id, Err(error));
                 continue;
             };
-            match self.connection.open(&self.head(&request, deadline - now), false) {
+            match self.open(&request, deadline - now) {
                 Ok(stream) => {
                     self.connection.send_data(stream, prefix.to_vec(), false);
                     self.connection.send_data(stream, request.body, true);
@@ -272,20 +276,22 @@ impl Client {
         }
     }
 
-    /// The head of a request (PROTOCOL-HTTP2.md, Requests).
-    fn head(&self, request: &Request, left: Duration) -> Vec<Header> {
-        let mut head = vec![
-            Header::new(":method", "POST"),
-            Header::new(":scheme", self.config.scheme),
-            Header::new(":path", request.path.as_str()),
-            Header::new(":authority", self.config.authority.as_str()),
-            Header::once("grpc-timeout", timeout::encode(left)),
-            Header::new("te", "trailers"),
-            Header::new("content-type", "application/grpc"),
-            Header::new("user-agent", self.config.user_agent.as_str()),
+    /// Sends the head of a request (PROTOCOL-HTTP2.md, Requests).
+    fn open(&mut self, request: &Request, left: Duration) -> Result<StreamId, OpenError> {
+        let timeout = timeout::encode(left);
+        // A call that did not wait has the timeout that the next one of its kind will have too.
+        let indexing = if left == request.timeout { Indexing::Repeated } else { Indexing::Once };
+        let head = [
+            Field::new(":method", "POST"),
+            Field::new(":scheme", self.config.scheme),
+            Field::new(":path", &request.path),
+            Field::new(":authority", &self.config.authority),
+            Field { name: b"grpc-timeout", value: timeout.as_bytes(), indexing },
+            Field::new("te", "trailers"),
+            Field::new("content-type", "application/grpc"),
+            Field::new("user-agent", &self.config.user_agent),
         ];
-        head.extend(request.metadata.to_headers());
-        head
+        self.connection.open(head.into_iter().chain(request.metadata.fields()), false)
     }
 
     fn handle_events(&mut self, now: Instant) {
@@ -293,7 +299,10 @@ impl Client {
             match event {
                 Event::Settings => self.events.push_back(ClientEvent::Ready),
                 Event::Headers { stream, headers, end_stream } => self.handle_head(stream, headers, end_stream),
-                Event::Data { stream, data, end_stream } => self.handle_data(stream, &data, end_stream),
+                Event::Data { stream, data, end_stream } => {
+                    self.handle_data(stream, &data, end_stream);
+                    self.connection.recycle(data);
+                }
                 Event::Trailers { stream, headers } => self.finish(stream, &headers),
                 Event::Reset { stream, code, cause } => self.handle_reset(stream, code, cause, now),
                 Event::GoAway { .. } => self.events.push_back(ClientEvent::GoAway),
@@ -331,6 +340,7 @@ impl Client {
             200 => call.message.push(data),
             status => call.skip(data.len(), status),
         };
+        self.connection.reserve_window(stream, call.message.missing());
         match taken {
             Err(status) => {
                 self.fail(stream, CallError { status, ..CallError::new(Code::Internal, "", Processed::Maybe) })
@@ -430,17 +440,16 @@ impl Call {
     fn finish(self, end: &[Header]) -> Result<Response, CallError> {
         let internal = |words: String| CallError::new(Code::Internal, words, Processed::Maybe);
         let trailers = Metadata::from_headers(end).map_err(|error| internal(error.to_string()))?;
-        let failed = |status| CallError { status, processed: Processed::Maybe, trailers: trailers.clone() };
-        let Some(status) = find(end, "grpc-status") else { return Err(failed(http_error(self.http_status))) };
-        let code = Code::parse(status);
-        if code != Code::Ok {
-            let message = percent_decode(find(end, "grpc-message").unwrap_or_default());
-            return Err(failed(Status::new(code, message)));
-        }
-        match self.message.finish() {
-            Ok(Some(body)) => Ok(Response { metadata: self.metadata, trailers, body }),
-            Ok(None) => Err(failed(Status::new(Code::Unimplemented, "server answered OK without a message"))),
-            Err(status) => Err(failed(status)),
+        let outcome = match find(end, "grpc-status").map(Code::parse) {
+            None => Err(http_error(self.http_status)),
+            Some(Code::Ok) => self.message.finish().and_then(|body| {
+                body.ok_or_else(|| Status::new(Code::Unimplemented, "server answered OK without a message"))
+            }),
+            Some(code) => Err(Status::new(code, percent_decode(find(end, "grpc-message").unwrap_or_default()))),
+        };
+        match outcome {
+            Ok(body) => Ok(Response { metadata: self.metadata, trailers, body }),
+            Err(status) => Err(CallError { status, processed: Processed::Maybe, metadata: self.metadata, trailers }),
         }
     }
 }

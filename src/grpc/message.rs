@@ -36,6 +36,11 @@ impl Assembler {
         self.body.len()
     }
 
+    /// Bytes of the message that must still come, once that is known.
+    pub(super) fn missing(&self) -> usize {
+        self.left.unwrap_or(0)
+    }
+
     /// Takes the next piece of the body.
     pub(super) fn push(&mut self, mut data: &[u8]) -> Result<(), Status> {
         while !data.is_empty() {

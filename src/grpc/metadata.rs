@@ -5,7 +5,7 @@ use std::fmt;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine, alphabet};
 
-use crate::h2::Header;
+use crate::h2::{Field, Header, Indexing};
 
 /// A name or value that must not be sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,7 +32,16 @@ pub struct Metadata {
 struct Entry {
     name: String,
     value: Vec<u8>,
+    /// The value in base64, where the name says that it is binary.
+    coded: Option<String>,
     is_secret: bool,
+}
+
+impl Entry {
+    fn new(name: String, value: Vec<u8>, is_secret: bool) -> Entry {
+        let coded = name.ends_with("-bin").then(|| BASE64.encode(&value));
+        Entry { name, value, coded, is_secret }
+    }
 }
 
 impl Metadata {
@@ -53,7 +62,7 @@ impl Metadata {
         if !is_name || is_reserved(name) || name.starts_with("grpc-") || !(is_text || name.ends_with("-bin")) {
             return Err(InvalidMetadata { name: name.to_owned() });
         }
-        self.entries.push(Entry { name: name.to_owned(), value, is_secret });
+        self.entries.push(Entry::new(name.to_owned(), value, is_secret));
         Ok(())
     }
 
@@ -68,16 +77,11 @@ impl Metadata {
     }
 
     /// As header fields.
-    pub(super) fn to_headers(&self) -> impl Iterator<Item = Header> {
-        self.entries.iter().map(|entry| {
-            let value = match entry.name.ends_with("-bin") {
-                true => BASE64.encode(&entry.value).into_bytes(),
-                false => entry.value.clone(),
-            };
-            match entry.is_secret {
-                true => Header::sensitive(entry.name.as_str(), value),
-                false => Header::new(entry.name.as_str(), value),
-            }
+    pub(super) fn fields(&self) -> impl Iterator<Item = Field<'_>> {
+        self.entries.iter().map(|entry| Field {
+            name: entry.name.as_bytes(),
+            value: entry.coded.as_ref().map_or(entry.value.as_slice(), String::as_bytes),
+            indexing: if entry.is_secret { Indexing::Never } else { Indexing::Repeated },
         })
     }
 
@@ -90,14 +94,14 @@ impl Metadata {
             if name.starts_with(':') || is_reserved(&name) {
                 continue;
             }
-            let is_secret = name == "authorization" || header.indexing == crate::h2::Indexing::Never;
+            let is_secret = name == "authorization" || header.indexing == Indexing::Never;
             if !name.ends_with("-bin") {
-                entries.push(Entry { name, value: header.value.clone(), is_secret });
+                entries.push(Entry::new(name, header.value.clone(), is_secret));
                 continue;
             }
             for part in header.value.split(|b| *b == b',') {
                 let value = BASE64.decode(part.trim_ascii()).map_err(|_| InvalidMetadata { name: name.clone() })?;
-                entries.push(Entry { name: name.clone(), value, is_secret });
+                entries.push(Entry::new(name.clone(), value, is_secret));
             }
         }
         Ok(Metadata { entries })
@@ -240,8 +244,8 @@ mod tests {
         metadata.add("authorization", "Bearer abc").unwrap();
         metadata.add("raw-bin", vec![0, 255]).unwrap();
         assert!(!format!("{metadata:?}").contains("abc"));
-        let headers: Vec<Header> = metadata.to_headers().collect();
-        assert_eq!(headers[0].indexing, crate::h2::Indexing::Never);
-        assert_eq!(headers[1].value, b"AP8");
+        let fields: Vec<Field<'_>> = metadata.fields().collect();
+        assert_eq!(fields[0].indexing, Indexing::Never);
+        assert_eq!(fields[1].value, b"AP8");
     }
 }

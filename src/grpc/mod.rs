@@ -16,5 +16,5 @@ mod tests;
 
 pub use client::{CallError, CallId, Client, ClientConfig, ClientEvent, Processed, Request, Response};
 pub use metadata::{InvalidMetadata, Metadata};
-pub use server::{IncomingRequest, Server, ServerConfig, ServerEvent};
+pub use server::{IncomingRequest, Reply, Server, ServerConfig, ServerEvent};
 pub use status::{Code, Status};

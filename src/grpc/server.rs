@@ -9,14 +9,22 @@ use super::metadata::{Metadata, percent_encode};
 use super::status::{Code, Status};
 use super::timeout;
 use crate::h2::fields::find;
-use crate::h2::{Config, Connection, ConnectionError, ErrorCode, Event, Header, Instant, KeepAlive, StreamId};
+use crate::h2::{
+    Config, Connection, ConnectionError, ErrorCode, Event, Field, Header, Indexing, Instant, KeepAlive, StreamId,
+};
 
 /// How long a request may take to arrive: a peer that dribbles must not hold memory longer.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an answer may take to leave: a peer that opens no window must not hold memory longer.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
-/// Bytes of requests that are assembled at once on one connection: four of the default limit.
-const MAX_ASSEMBLED: usize = 16 * 1024 * 1024;
+/// Requests of the largest size that are assembled at once on one connection.
+const MAX_ASSEMBLED: usize = 4;
+
+/// How each answer begins (PROTOCOL-HTTP2.md, Responses).
+const OK_HEAD: [Field<'static>; 2] = [
+    Field { name: b":status", value: b"200", indexing: Indexing::Repeated },
+    Field { name: b"content-type", value: b"application/grpc", indexing: Indexing::Repeated },
+];
 
 /// What an application chooses for a server's connection.
 #[derive(Debug, Clone)]
@@ -52,6 +60,24 @@ impl fmt::Debug for IncomingRequest {
     /// Without the message, which may hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "IncomingRequest({}, {}, {} bytes)", self.id, self.path, self.body.len())
+    }
+}
+
+/// What a request is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// For the head.
+    pub metadata: Metadata,
+    /// The message, or why there is none.
+    pub result: Result<Vec<u8>, Status>,
+    /// For the end.
+    pub trailers: Metadata,
+}
+
+impl From<Result<Vec<u8>, Status>> for Reply {
+    /// An answer without metadata.
+    fn from(result: Result<Vec<u8>, Status>) -> Reply {
+        Reply { metadata: Metadata::default(), result, trailers: Metadata::default() }
     }
 }
 
@@ -108,21 +134,22 @@ impl Server {
     }
 
     /// Answers a request. An answer to one that is cancelled is dropped.
-    pub fn respond(&mut self, id: StreamId, result: Result<Vec<u8>, Status>, now: Instant) {
+    pub fn respond(&mut self, id: StreamId, reply: impl Into<Reply>, now: Instant) {
         if !matches!(self.calls.get(&id), Some(Call::Waiting { .. })) {
             return;
         }
+        let Reply { metadata, result, trailers } = reply.into();
         match result.map(|body| (message::prefix(body.len()), body)) {
             Ok((Some(prefix), body)) => {
-                let head = [Header::new(":status", "200"), Header::new("content-type", "application/grpc")];
-                self.connection.send_headers(id, &head, false);
+                self.connection.send_headers(id, OK_HEAD.into_iter().chain(metadata.fields()), false);
                 self.connection.send_data(id, prefix.to_vec(), false);
                 self.connection.send_data(id, body, false);
-                self.connection.send_trailers(id, vec![Header::new("grpc-status", "0")]);
+                let end = [Header::new("grpc-status", "0")].into_iter();
+                self.connection.send_trailers(id, end.chain(trailers.fields().map(Header::from)).collect());
                 self.calls.insert(id, Call::Sending { give_up: now + SEND_TIMEOUT });
             }
             Ok((None, _)) => self.refuse(id, &Status::new(Code::Internal, "answer longer than 4 GiB")),
-            Err(status) => self.refuse(id, &status),
+            Err(status) => self.refuse_with(id, &status, &metadata, &trailers),
         }
     }
 
@@ -200,6 +227,7 @@ impl Server {
                 Event::Data { stream, data, end_stream } => {
                     self.connection.release(stream, data.len());
                     self.handle_data(stream, &data);
+                    self.connection.recycle(data);
                     if end_stream {
                         self.handle_end(stream);
                     }
@@ -246,12 +274,13 @@ impl Server {
     fn handle_data(&mut self, id: StreamId, data: &[u8]) {
         let held: usize = self.calls.values().map(Call::held).sum();
         let Some(Call::Receiving { message, .. }) = self.calls.get_mut(&id) else { return };
-        if held + data.len() > MAX_ASSEMBLED {
+        if held + data.len() > self.config.max_request.saturating_mul(MAX_ASSEMBLED) {
             let words = "too many large requests at once on this connection";
             return self.refuse(id, &Status::new(Code::ResourceExhausted, words));
         }
-        if let Err(status) = message.push(data) {
-            self.refuse(id, &status);
+        match message.push(data) {
+            Ok(()) => self.connection.reserve_window(id, message.missing()),
+            Err(status) => self.refuse(id, &status),
         }
     }
 
@@ -274,18 +303,20 @@ impl Server {
         }
     }
 
-    /// Trailers-Only: one block that is head and end.
     fn refuse(&mut self, id: StreamId, status: &Status) {
+        self.refuse_with(id, status, &Metadata::default(), &Metadata::default());
+    }
+
+    /// Trailers-Only: one block that is head and end.
+    fn refuse_with(&mut self, id: StreamId, status: &Status, metadata: &Metadata, trailers: &Metadata) {
         self.calls.remove(&id);
-        let mut head = vec![
-            Header::new(":status", "200"),
-            Header::new("content-type", "application/grpc"),
-            Header::new("grpc-status", status.code.number().to_string()),
-        ];
-        if !status.message.is_empty() {
-            head.push(Header::once("grpc-message", shortened(&status.message)));
-        }
-        self.connection.send_headers(id, &head, true);
+        let number = status.code.number().to_string();
+        let message = shortened(&status.message);
+        let words = Field { name: b"grpc-message", value: message.as_bytes(), indexing: Indexing::Once };
+        let words = (!message.is_empty()).then_some(words);
+        let status = Field::new("grpc-status", &number);
+        let fields = OK_HEAD.into_iter().chain([status]).chain(words);
+        self.connection.send_headers(id, fields.chain(metadata.fields()).chain(trailers.fields()), true);
     }
 
     fn refuse_http(&mut self, id: StreamId, status: &str) {
@@ -293,18 +324,21 @@ impl Server {
     }
 }
 
-/// A field list of more than 8 KiB is refused by common clients, so words are cut before that.
+/// A field list of more than 8 KiB is refused by common clients, so words are cut before that. Only between characters:
+/// tonic takes a message that is no UTF-8 for the status UNKNOWN.
 fn shortened(message: &str) -> String {
     const MAX_MESSAGE: usize = 4096;
-    let mut encoded = percent_encode(message);
-    if encoded.len() > MAX_MESSAGE {
-        encoded.truncate(MAX_MESSAGE);
-        // Not inside an escape; and no space may end a field.
-        let cut = encoded.rfind('%').filter(|at| *at + 3 > MAX_MESSAGE).unwrap_or(MAX_MESSAGE);
-        encoded.truncate(cut);
-        encoded.truncate(encoded.trim_end().len());
+    let encoded = percent_encode(message);
+    if encoded.len() <= MAX_MESSAGE {
+        return encoded;
     }
-    encoded
+    let cost = |c: char| if matches!(c, ' '..='~') && c != '%' { 1 } else { 3 * c.len_utf8() };
+    let ends = message.char_indices().scan(0, |length, (at, c)| {
+        *length += cost(c);
+        Some((at, *length))
+    });
+    let cut = ends.take_while(|(_, length)| *length <= MAX_MESSAGE).last().map_or(0, |(at, _)| at);
+    percent_encode(message[..cut].trim_end())
 }
 
 impl Call {

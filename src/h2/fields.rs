@@ -57,7 +57,7 @@ fn check_lines<'a>(fields: &'a [Header], allowed: &[&[u8]]) -> Result<[Option<&'
     let mut pseudo = [None; 4];
     let mut regular_seen = false;
     for field in fields {
-        check_value(&field.value)?;
+        check_value(&field.name, &field.value)?;
         if field.name.first() != Some(&b':') {
             regular_seen = true;
             check_name(&field.name, &field.value)?;
@@ -92,12 +92,14 @@ fn check_name(name: &[u8], value: &[u8]) -> Result<(), Malformed> {
     }
 }
 
-fn check_value(value: &[u8]) -> Result<(), Malformed> {
+/// RFC 9113 section 8.2.1, with one exception: gRPC's C core writes the spaces around a status message as they are, and
+/// they must not hide the status.
+fn check_value(name: &[u8], value: &[u8]) -> Result<(), Malformed> {
     if value.iter().any(|b| matches!(b, 0 | b'\r' | b'\n')) {
         return Err("field value with a forbidden character");
     }
     let is_blank = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
-    if is_blank(value.first()) || is_blank(value.last()) {
+    if (is_blank(value.first()) || is_blank(value.last())) && name != b"grpc-message" {
         return Err("field value with space around it");
     }
     Ok(())
@@ -181,5 +183,7 @@ mod tests {
         assert!(check_response(&list(&[(":status", "200"), (":status", "200")])).is_err());
         assert!(check_trailers(&list(&[(":status", "200")])).is_err());
         assert!(check_trailers(&list(&[("grpc-status", "0")])).is_ok());
+        assert!(check_trailers(&list(&[("grpc-status", " 0")])).is_err());
+        assert!(check_trailers(&list(&[("grpc-status", "0"), ("grpc-message", " a ")])).is_ok());
     }
 }

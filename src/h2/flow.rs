@@ -45,7 +45,8 @@ impl SendWindow {
     }
 }
 
-/// What the peer may still send, and what the application has taken but the peer was not told about yet.
+/// What the peer may still send, and what the application has taken but the peer was not told about yet. A window only
+/// grows: what the peer was allowed once can't be taken back by a WINDOW_UPDATE.
 #[derive(Debug, Clone)]
 pub struct RecvWindow {
     size: u32,
@@ -57,6 +58,19 @@ impl RecvWindow {
     /// A window that is kept at this size.
     pub fn new(size: u32) -> RecvWindow {
         RecvWindow { size, left: size, released: 0 }
+    }
+
+    /// Lets the peer have this many bytes under way. Returns the increment to send, if that is more than before.
+    pub fn grow_to(&mut self, size: u32) -> Option<u32> {
+        let increment = size.min(MAX_WINDOW).checked_sub(self.size).filter(|n| *n > 0)?;
+        self.size += increment;
+        self.left += increment;
+        Some(increment)
+    }
+
+    /// The size at which it is kept.
+    pub fn size(&self) -> u32 {
+        self.size
     }
 
     /// Takes what the peer sent, padding included.
@@ -114,5 +128,17 @@ mod tests {
         assert_eq!(window.release(1), Some(5));
         window.receive(5).unwrap();
         assert_eq!(window.release(1000), Some(10), "never more than was received");
+    }
+
+    #[test]
+    fn a_grown_window_lets_the_difference_through_at_once() {
+        let mut window = RecvWindow::new(10);
+        window.receive(10).unwrap();
+        assert_eq!(window.grow_to(10), None);
+        assert_eq!(window.grow_to(25), Some(15));
+        window.receive(15).unwrap();
+        assert_eq!(window.receive(1), Err(Overrun));
+        assert_eq!(window.release(25), Some(25));
+        assert_eq!(window.grow_to(u32::MAX), Some(MAX_WINDOW - 25));
     }
 }

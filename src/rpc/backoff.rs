@@ -27,17 +27,35 @@ pub struct Backoff {
     random: u64,
     failures: i32,
     up_since: Option<Duration>,
+    /// Since the last failure a call was answered.
+    has_served: bool,
 }
 
 impl Backoff {
     /// Each node needs a seed of its own, so that many do not come back at the same moment.
     pub fn new(seed: u64) -> Backoff {
-        Backoff { random: seed, failures: 0, up_since: None }
+        Backoff { random: seed, failures: 0, up_since: None, has_served: false }
     }
 
     /// A connection works since `now`.
     pub fn connected(&mut self, now: Duration) {
         self.up_since = Some(now);
+    }
+
+    /// The present connection was of use.
+    pub fn served(&mut self) {
+        self.has_served = true;
+    }
+
+    /// After the orderly end of a connection: whether the next one may be tried without a wait. A server that ends
+    /// each connection before it serves is waited for.
+    pub fn may_go_on(&mut self) -> bool {
+        let may = std::mem::take(&mut self.has_served);
+        if may {
+            self.failures = 0;
+            self.up_since = None;
+        }
+        may
     }
 
     /// A try failed or a connection ended: how long to wait. After a stable period the count begins anew.
@@ -49,6 +67,7 @@ impl Backoff {
             Urgency::Normal => CAP,
             Urgency::ResultsWait => CAP_URGENT,
         };
+        self.has_served = false;
         let ceiling = (BASE.as_secs_f64() * FACTOR.powi(self.failures)).min(cap.as_secs_f64());
         // At 32 failures the ceiling is far above each cap, and a power of it still finite.
         self.failures = (self.failures + 1).min(32);
@@ -85,6 +104,22 @@ mod tests {
             assert!(longest <= ceiling && longest > ceiling * 0.9, "{n}: {longest}");
         }
         assert!(longest(30, Urgency::ResultsWait) <= 30.0);
+    }
+
+    #[test]
+    fn a_connection_that_served_is_followed_at_once_and_one_that_did_not_is_not() {
+        let mut backoff = Backoff::new(7);
+        for _ in 0..20 {
+            backoff.failed(Duration::ZERO, Urgency::Normal);
+        }
+        backoff.connected(Duration::ZERO);
+        assert!(!backoff.may_go_on());
+        backoff.served();
+        assert!(backoff.may_go_on() && !backoff.may_go_on());
+        assert!(backoff.failed(Duration::ZERO, Urgency::Normal) <= BASE);
+        backoff.served();
+        backoff.failed(Duration::ZERO, Urgency::Normal);
+        assert!(!backoff.may_go_on(), "what was served before a failure does not count");
     }
 
     #[test]

@@ -151,7 +151,7 @@ mod tests {
             match dial.advance(boottime()) {
                 Progress::Pending => {
                     use std::os::fd::AsFd;
-                    let mut all = vec![Interest { fd: wake.as_fd(), read: true, write: false }];
+                    let mut all = vec![Interest::read(wake.as_fd())];
                     all.extend(dial.interests());
                     poll::wait(&all, dial.poll_timeout().saturating_sub(boottime()));
                 }

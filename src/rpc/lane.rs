@@ -25,6 +25,7 @@ use super::dial::{Dial, Progress, Scheme, Target};
 use super::link::{Answer, Link};
 use super::poll::{self, Interest};
 use super::proxy::Proxy;
+use super::socket::Socket;
 use super::tls;
 use super::transport::Transport;
 use super::wake::{Wake, Waker};
@@ -105,6 +106,7 @@ pub struct Lane {
     answers: VecDeque<Answer>,
     events: VecDeque<LaneEvent>,
     /// What the last poll found readable.
+    is_woken: bool,
     can_read: bool,
     can_read_draining: bool,
 }
@@ -129,6 +131,7 @@ impl Lane {
             urgency: Urgency::Normal,
             answers: VecDeque::new(),
             events: VecDeque::new(),
+            is_woken: false,
             can_read: false,
             can_read_draining: false,
         })
@@ -187,6 +190,11 @@ impl Lane {
         id
     }
 
+    /// Takes back the calls that wait for a connection.
+    pub fn take_queued(&mut self) -> impl Iterator<Item = CallId> {
+        self.queue.drain(..).map(|(id, ..)| id)
+    }
+
     /// Gives a call up; it has no answer then, unless that was there already.
     pub fn cancel(&mut self, id: CallId) {
         let now = boottime();
@@ -211,7 +219,7 @@ impl Lane {
             if let Some(event) = self.events.pop_front() {
                 return event;
             }
-            if self.wake.take() {
+            if std::mem::take(&mut self.is_woken) && self.wake.take() {
                 return LaneEvent::Woken;
             }
             if has_looked && now >= until {
@@ -229,7 +237,9 @@ impl Lane {
         loop {
             self.state = match std::mem::replace(&mut self.state, State::Waiting { until: now }) {
                 State::Waiting { until } if now < until => return self.state = State::Waiting { until },
-                State::Waiting { .. } => State::Dialing(Box::new(self.dial(now))),
+                State::Waiting { .. } => {
+                    State::Dialing(Box::new(Dial::new(&self.target, self.proxy.as_ref(), self.wake.waker(), now)))
+                }
                 State::Dialing(mut dial) => match dial.advance(now) {
                     Progress::Pending => return self.state = State::Dialing(dial),
                     Progress::Connected(socket, peer) => self.link(socket, peer, now),
@@ -243,11 +253,11 @@ impl Lane {
         }
     }
 
-    fn dial(&self, now: Instant) -> Dial {
-        Dial::new(&self.target, self.proxy.as_ref(), self.wake.waker(), now)
-    }
-
     fn link(&mut self, socket: TcpStream, peer: SocketAddr, now: Instant) -> State {
+        let socket = match Socket::new(socket) {
+            Ok(socket) => socket,
+            Err(error) => return self.disconnected(format!("set up the socket to {peer}: {error}"), now),
+        };
         let transport = match (&self.tls, self.target.scheme) {
             (Some(config), Scheme::Https) => match tls::session(config, &self.target.host) {
                 Ok(session) => Transport::tls(socket, session.into(), self.target.host.clone()),
@@ -268,10 +278,17 @@ impl Lane {
 
     fn drive_up(&mut self, mut link: Box<Link>, was_ready: bool, now: Instant) -> State {
         let can_read = std::mem::take(&mut self.can_read);
+        let answered = self.answers.len();
         let driven = link.drive(now, can_read, &mut self.answers);
-        if let Err(reason) = driven {
+        if self.answers.iter().skip(answered).any(|(_, result)| result.is_ok()) {
+            self.backoff.served();
+        }
+        if let Err(end) = driven {
             self.requeue(&mut link);
-            return self.disconnected(reason, now);
+            return match end.is_orderly {
+                true => self.go_on(end.reason, now),
+                false => self.disconnected(end.reason, now),
+            };
         }
         if link.is_ready && !was_ready {
             self.backoff.connected(now);
@@ -283,7 +300,7 @@ impl Lane {
             if let Some(mut before) = before {
                 before.close(now, &mut self.answers);
             }
-            return self.disconnected("server is closing the connection".into(), now);
+            return self.go_on("server is closing the connection".into(), now);
         }
         if link.is_ready && !self.queue.is_empty() {
             for (id, mut request, deadline) in self.queue.drain(..) {
@@ -291,9 +308,9 @@ impl Lane {
                 link.client.call(id, request, now);
             }
             // They are written, and those that fail at once are answered.
-            if let Err(reason) = link.drive(now, false, &mut self.answers) {
+            if let Err(end) = link.drive(now, false, &mut self.answers) {
                 self.requeue(&mut link);
-                return self.disconnected(reason, now);
+                return self.disconnected(end.reason, now);
             }
         }
         let was_ready = link.is_ready;
@@ -312,6 +329,16 @@ impl Lane {
     /// Calls that a connection has not begun wait for the next one.
     fn requeue(&mut self, link: &mut Link) {
         self.queue.extend(link.client.take_waiting());
+    }
+
+    /// The server has ended a connection that served: the next one is tried at once, and only if that fails is it waited
+    /// (RFC 9113 section 6.8).
+    fn go_on(&mut self, reason: String, now: Instant) -> State {
+        if !self.backoff.may_go_on() {
+            return self.disconnected(reason, now);
+        }
+        self.events.push_back(LaneEvent::Disconnected { reason, retry_at: now });
+        State::Waiting { until: now }
     }
 
     fn disconnected(&mut self, reason: String, now: Instant) -> State {
@@ -336,22 +363,40 @@ impl Lane {
         let queued = self.queue.iter().map(|(_, _, deadline)| *deadline);
         let draining = self.draining.as_ref().and_then(|link| link.client.poll_timeout());
         let due = queued.chain(draining).chain(self.state_timeout()).chain([until]).min().unwrap_or(until);
-        let wake = Interest { fd: self.wake.as_fd(), read: true, write: false };
+        // Where nobody can wake the lane and there is only one socket, the read itself may wait.
+        if let State::Up { link, .. } = &mut self.state
+            && self.draining.is_none()
+            && !self.wake.has_wakers()
+            && link.wait(due.saturating_sub(now))
+        {
+            self.can_read = true;
+            return;
+        }
+        let wake = Interest::read(self.wake.as_fd());
         let link = match &self.state {
             State::Up { link, .. } => Some(link.interest()),
             State::Waiting { .. } | State::Dialing(_) => None,
         };
-        let (has_link, has_draining) = (link.is_some(), self.draining.is_some());
         let draining = self.draining.as_ref().map(|link| link.interest());
-        let mut interests: Vec<Interest<'_>> = [Some(wake), link, draining].into_iter().flatten().collect();
-        if let State::Dialing(dial) = &self.state {
-            // Whatever of it is ready, the dial finds out by itself.
-            interests.extend(dial.interests());
+        let (link_place, draining_place) = (1, 1 + usize::from(link.is_some()));
+        let (has_link, has_draining) = (link.is_some(), draining.is_some());
+        let (mut interests, mut count) = ([wake; 3], 0);
+        for (slot, interest) in interests.iter_mut().zip([Some(wake), link, draining].into_iter().flatten()) {
+            *slot = interest;
+            count += 1;
         }
-        let ready = poll::wait(&interests, due.saturating_sub(now));
-        let mut ready = ready.into_iter().skip(1);
-        self.can_read = has_link && ready.next().unwrap_or(false);
-        self.can_read_draining = has_draining && ready.next().unwrap_or(false);
+        let interests = interests.get(..count).unwrap_or_default();
+        let ready = match &self.state {
+            // Whatever of it is ready, the dial finds out by itself.
+            State::Dialing(dial) => {
+                let all: Vec<Interest<'_>> = interests.iter().copied().chain(dial.interests()).collect();
+                poll::wait(&all, due.saturating_sub(now))
+            }
+            State::Waiting { .. } | State::Up { .. } => poll::wait(interests, due.saturating_sub(now)),
+        };
+        self.is_woken = ready.has(0);
+        self.can_read = has_link && ready.has(link_place);
+        self.can_read_draining = has_draining && ready.has(draining_place);
     }
 
     fn state_timeout(&self) -> Option<Instant> {

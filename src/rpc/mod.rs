@@ -1,6 +1,7 @@
 //! Lanes that carry gRPC over real sockets, and the typed calls to a master.
 
 pub mod backoff;
+pub mod client;
 pub mod convert;
 pub mod dial;
 pub mod key;
@@ -13,6 +14,7 @@ mod race;
 mod resolve;
 pub mod schema;
 pub mod server;
+mod socket;
 mod target;
 pub mod tls;
 mod transport;

@@ -5,16 +5,17 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::poll::{self, Interest};
+use super::socket::Socket;
 use super::tls;
-use super::transport::{Outgoing, Reading, Transport};
+use super::transport::{Buffer, Outgoing, Reading, Transport};
 use super::wake::{Wake, Waker};
-use crate::grpc::{self, Metadata, ServerConfig, Status};
+use crate::grpc::{self, Metadata, Reply, ServerConfig};
 use crate::h2::{Instant, StreamId};
 use crate::sys::clock::boottime;
 
@@ -83,9 +84,12 @@ pub struct Server {
     wake: Wake,
     connections: Vec<Connection>,
     next_connection: u64,
+    /// What the last poll found of the wake and the listener.
+    is_woken: bool,
     can_accept: bool,
     accept_after: Instant,
     events: VecDeque<ServerEvent>,
+    buffer: Buffer,
 }
 
 impl Server {
@@ -114,9 +118,11 @@ impl Server {
             wake: Wake::new()?,
             connections: Vec::new(),
             next_connection: 0,
+            is_woken: false,
             can_accept: false,
             accept_after: Duration::ZERO,
             events: VecDeque::new(),
+            buffer: Buffer::default(),
         })
     }
 
@@ -131,10 +137,10 @@ impl Server {
     }
 
     /// Answers a request; it is sent by [`Server::next`]. An answer to one that is cancelled is dropped.
-    pub fn respond(&mut self, call: ServerCallId, result: Result<Vec<u8>, Status>) {
+    pub fn respond(&mut self, call: ServerCallId, reply: impl Into<Reply>) {
         let connection = self.connections.iter_mut().find(|c| c.id == call.connection);
         if let Some(connection) = connection {
-            connection.grpc.respond(call.stream, result, boottime());
+            connection.grpc.respond(call.stream, reply, boottime());
         }
     }
 
@@ -158,7 +164,7 @@ impl Server {
             if let Some(event) = self.events.pop_front() {
                 return event;
             }
-            if self.wake.take() {
+            if std::mem::take(&mut self.is_woken) && self.wake.take() {
                 return ServerEvent::Woken;
             }
             if has_looked && now >= until {
@@ -174,7 +180,8 @@ impl Server {
             self.accept(now);
         }
         let events = &mut self.events;
-        self.connections.retain_mut(|connection| connection.drive(now, events));
+        let buffer = &mut self.buffer;
+        self.connections.retain_mut(|connection| connection.drive(now, buffer, events));
     }
 
     fn accept(&mut self, now: Instant) {
@@ -184,11 +191,9 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => return self.accept_after = now + ACCEPT_PAUSE,
             };
-            if socket.set_nonblocking(true).is_err() {
-                continue;
-            }
             // Without it answers are slower, but right.
             let _ = socket.set_nodelay(true);
+            let Ok(socket) = Socket::new(socket) else { continue };
             let Some(transport) = self.transport(socket, peer) else { continue };
             self.next_connection += 1;
             self.connections.push(Connection {
@@ -205,7 +210,7 @@ impl Server {
         }
     }
 
-    fn transport(&self, socket: TcpStream, peer: SocketAddr) -> Option<Transport> {
+    fn transport(&self, socket: Socket, peer: SocketAddr) -> Option<Transport> {
         let Some(config) = &self.tls else { return Some(Transport::Plain(socket)) };
         match tls::server_session(config) {
             Ok(session) => Some(Transport::tls(socket, session.into(), peer.to_string())),
@@ -223,7 +228,7 @@ impl Server {
         let timeouts = self.connections.iter().map(Connection::poll_timeout);
         let due = timeouts.chain(pause).chain([until]).min().unwrap_or(until);
         let mut interests = vec![
-            Interest { fd: self.wake.as_fd(), read: true, write: false },
+            Interest::read(self.wake.as_fd()),
             Interest { fd: self.listener.as_fd(), read: can_accept, write: false },
         ];
         interests.extend(self.connections.iter().map(|c| Interest {
@@ -232,17 +237,18 @@ impl Server {
             write: c.is_blocked,
         }));
         let ready = poll::wait(&interests, due.saturating_sub(now));
-        self.can_accept = can_accept && ready.get(1).copied().unwrap_or(false);
-        for (connection, can_read) in self.connections.iter_mut().zip(ready.into_iter().skip(2)) {
-            connection.can_read = can_read;
+        self.is_woken = ready.has(0);
+        self.can_accept = can_accept && ready.has(1);
+        for (i, connection) in self.connections.iter_mut().enumerate() {
+            connection.can_read = ready.has(i + 2);
         }
     }
 }
 
 impl Connection {
     /// Reads, does what is due and writes, none of it waiting; false when the connection has ended.
-    fn drive(&mut self, now: Instant, events: &mut VecDeque<ServerEvent>) -> bool {
-        let read = self.read(now);
+    fn drive(&mut self, now: Instant, buffer: &mut Buffer, events: &mut VecDeque<ServerEvent>) -> bool {
+        let read = self.read(now, buffer);
         self.grpc.handle_timeout(now);
         let is_open = self.take_events(events);
         // A peer that failed the handshake, or has no HTTP/2, gets nothing of it.
@@ -257,12 +263,12 @@ impl Connection {
     }
 
     /// Nothing when the connection is broken.
-    fn read(&mut self, now: Instant) -> Option<Reading> {
+    fn read(&mut self, now: Instant, buffer: &mut Buffer) -> Option<Reading> {
         if !std::mem::take(&mut self.can_read) {
             return Some(Reading::Open);
         }
         let (grpc, last_progress) = (&mut self.grpc, &mut self.last_progress);
-        let read = self.transport.read(&mut |bytes| {
+        let read = self.transport.read(buffer, &mut |bytes| {
             *last_progress = now;
             grpc.handle_bytes(bytes, now);
         });

@@ -117,7 +117,8 @@ impl Task {
         }
     }
 
-    /// An engine that goes away between the two steps takes the attachment along: both are done again.
+    /// An engine that goes away between the two steps takes the attachment along: both are done again. A stop order waits
+    /// for the answer to the start: a task that runs has its grace, however young it is.
     fn start_attached(&self, run: &mut Run, body: &CreateBody) -> Step<ContainerInspect> {
         loop {
             if let Some(writers) = run.idle_writers.take() {
@@ -130,8 +131,12 @@ impl Task {
                 };
                 self.capture(run, stream, stop, writers)?;
             }
+            if let Some(interruption) = self.interruption() {
+                return Err(interruption);
+            }
             let name = self.name.clone();
-            match self.call(&Stop::new(), move |docker| docker.start_container(&name))? {
+            let leave = || self.leave_order();
+            match self.call_unless(&leave, &Stop::new(), move |docker| docker.start_container(&name))? {
                 Ok(_) => return self.read_back(body),
                 Err(error) if error.is_away() => {
                     self.tell(TaskNews::Detail(format!("waits for the engine: {error}")));
@@ -194,7 +199,8 @@ impl Task {
 
     fn read_back(&self, body: &CreateBody) -> Step<ContainerInspect> {
         let name = self.name.clone();
-        let found = self.engine(move |docker| docker.inspect_container(&name))?.map_err(|error| fault(&error))?;
+        let found = self.engine_patiently(move |docker| docker.inspect_container(&name))?;
+        let found = found.map_err(|error| fault(&error))?;
         match check_read_back(&body.host_config, &found.host_config) {
             Ok(()) => Ok(found),
             Err(what) => Err(Break::End(Outcome::NodeFault, what)),

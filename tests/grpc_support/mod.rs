@@ -1,5 +1,5 @@
-//! What the gRPC interoperability tests share: the grpcio peer's process, and lanes with deadlines.
-#![allow(dead_code)]
+//! What the gRPC interoperability tests share: the peers' processes, ways to reach them, and lanes with deadlines.
+#![allow(dead_code, unused_imports, unused_macros, clippy::unwrap_used)]
 
 pub mod authority;
 
@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use authority::Authority;
 use hivemind_worker::grpc::{CallError, CallId, Metadata, Request, Response};
 use hivemind_worker::rpc::dial::Target;
 use hivemind_worker::rpc::lane::{Lane, LaneConfig, LaneEvent};
@@ -17,43 +18,108 @@ use hivemind_worker::sys::clock::boottime;
 /// Longer than anything takes here; a test that waits so long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A process of tests/peers/grpcio_peer.py. It ends with its standard input.
+/// Which independent implementation. Both have the same modes and words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// tests/peers/grpcio_peer.py
+    Grpcio,
+    /// tests/peers/tonic
+    Tonic,
+}
+
+/// A peer, and how it is reached.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    pub kind: Kind,
+    pub is_tls: bool,
+}
+
+/// Makes tests of functions that take a [`Way`]: one for each peer, plain and over TLS.
+macro_rules! for_each_way {
+    ($($name:ident),* $(,)?) => {
+        mod grpcio {
+            $(#[test] fn $name() { super::$name(super::grpc_support::GRPCIO); })*
+        }
+        mod grpcio_tls {
+            $(#[test] fn $name() { super::$name(super::grpc_support::GRPCIO_TLS); })*
+        }
+        mod tonic {
+            $(#[test] fn $name() { super::$name(super::grpc_support::TONIC); })*
+        }
+        mod tonic_tls {
+            $(#[test] fn $name() { super::$name(super::grpc_support::TONIC_TLS); })*
+        }
+    };
+}
+pub(crate) use for_each_way;
+
+pub const GRPCIO: Way = Way { kind: Kind::Grpcio, is_tls: false };
+pub const GRPCIO_TLS: Way = Way { kind: Kind::Grpcio, is_tls: true };
+pub const TONIC: Way = Way { kind: Kind::Tonic, is_tls: false };
+pub const TONIC_TLS: Way = Way { kind: Kind::Tonic, is_tls: true };
+
+/// A process of a peer. It ends with its standard input.
 pub struct Peer {
     child: Child,
     input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
 }
 
-impl Peer {
-    pub fn start(arguments: &[&str]) -> Peer {
-        let python = std::env::var_os("HIVEMIND_TEST_PYTHON").expect(
-            "HIVEMIND_TEST_PYTHON is not set. It must name a Python that has grpcio, for instance: \
-             python3 -m venv target/venv && target/venv/bin/pip install grpcio && \
-             HIVEMIND_TEST_PYTHON=$PWD/target/venv/bin/python cargo test (scripts/test.sh does it)",
-        );
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/grpcio_peer.py");
-        let mut child = Command::new(python)
-            .arg(script)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("failed to start the Python of HIVEMIND_TEST_PYTHON");
+impl Kind {
+    fn command(self) -> Command {
+        match self {
+            Kind::Grpcio => {
+                let python = std::env::var_os("HIVEMIND_TEST_PYTHON").expect(
+                    "HIVEMIND_TEST_PYTHON is not set. It must name a Python that has grpcio, for instance: \
+                     python3 -m venv target/venv && target/venv/bin/pip install grpcio && \
+                     HIVEMIND_TEST_PYTHON=$PWD/target/venv/bin/python cargo test (scripts/test.sh does it)",
+                );
+                let mut command = Command::new(python);
+                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/grpcio_peer.py"));
+                command
+            }
+            Kind::Tonic => Command::new(std::env::var_os("HIVEMIND_TEST_TONIC").expect(
+                "HIVEMIND_TEST_TONIC is not set. It must name the peer on tonic, for instance: \
+                 cargo build --release --manifest-path tests/peers/Cargo.toml --target-dir target/peers && \
+                 HIVEMIND_TEST_TONIC=$PWD/target/peers/release/tonic-peer cargo test (scripts/test.sh does it)",
+            )),
+        }
+    }
+
+    pub fn start(self, arguments: &[&str]) -> Peer {
+        let command = self.command().args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = command.unwrap_or_else(|error| panic!("failed to start the peer {self:?}: {error}"));
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
         Peer { child, input, output }
     }
 
     /// A server; returns its port too.
-    pub fn server(arguments: &[&str]) -> (Peer, u16) {
-        let mut peer = Peer::start(&[&["server"], arguments].concat());
+    pub fn server(self, arguments: &[&str]) -> (Peer, u16) {
+        let mut peer = self.start(&[&["server"], arguments].concat());
         let line = peer.line();
         let port = line.strip_prefix("PORT ").unwrap_or_else(|| panic!("no port: {line}")).parse().unwrap();
         (peer, port)
     }
+}
+
+impl Peer {
+    /// grpcio, where one peer is enough.
+    pub fn start(arguments: &[&str]) -> Peer {
+        Kind::Grpcio.start(arguments)
+    }
+
+    /// grpcio's server, where one peer is enough; returns its port too.
+    pub fn server(arguments: &[&str]) -> (Peer, u16) {
+        Kind::Grpcio.server(arguments)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
 
     pub fn line(&mut self) -> String {
-        self.output.next().expect("the peer has ended; is grpcio installed?").unwrap()
+        self.output.next().expect("the peer has ended; see what it wrote, and whether grpcio is installed").unwrap()
     }
 
     pub fn say(&mut self, line: &str) {
@@ -63,11 +129,7 @@ impl Peer {
     }
 
     /// Ends it and waits until it is gone.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
+    pub fn stop(&mut self) {
         drop(self.input.take());
         self.child.wait().unwrap();
     }
@@ -76,7 +138,48 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         if self.input.is_some() {
-            self.end();
+            self.stop();
+        }
+    }
+}
+
+/// A peer's server, with what a lane needs to reach it.
+pub struct Served {
+    pub peer: Peer,
+    pub port: u16,
+    way: Way,
+    tls: Option<(Authority, [String; 2])>,
+}
+
+impl Served {
+    pub fn start(way: Way) -> Served {
+        let tls = way.is_tls.then(|| {
+            let authority = Authority::new();
+            let files = authority.issue("localhost");
+            (authority, files)
+        });
+        let (peer, port) = Served::peer(way, &tls, 0);
+        Served { peer, port, way, tls }
+    }
+
+    fn peer(way: Way, tls: &Option<(Authority, [String; 2])>, port: u16) -> (Peer, u16) {
+        let port = port.to_string();
+        let mut arguments = vec!["--port", &port];
+        if let Some((_, [cert, key])) = tls {
+            arguments.extend(["--tls", cert, key]);
+        }
+        way.kind.server(&arguments)
+    }
+
+    /// Starts it once more, on the same port.
+    pub fn start_again(&mut self) {
+        (self.peer, _) = Served::peer(self.way, &self.tls, self.port);
+    }
+
+    pub fn lane(&self) -> Lane {
+        match &self.tls {
+            Some((authority, _)) => lane_with(&format!("https://localhost:{}", self.port), Some(authority.client())),
+            None => lane_to(&format!("http://127.0.0.1:{}", self.port)),
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct EngineRelay {
     path: PathBuf,
     is_cut: Arc<AtomicBool>,
     open: Arc<Mutex<Vec<UnixStream>>>,
+    /// While it is true, answers to the start of a container wait.
+    holds_starts: Arc<(Mutex<bool>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -25,7 +27,8 @@ impl EngineRelay {
     pub fn open(path: &Path) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let (is_cut, open) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let (flag, streams) = (Arc::clone(&is_cut), Arc::clone(&open));
+        let holds_starts = Arc::new((Mutex::new(false), Condvar::new()));
+        let (flag, streams, holds) = (Arc::clone(&is_cut), Arc::clone(&open), Arc::clone(&holds_starts));
         let thread = thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 if flag.load(Ordering::Acquire) {
@@ -33,17 +36,29 @@ impl EngineRelay {
                 }
                 let Ok(far) = UnixStream::connect("/var/run/docker.sock") else { continue };
                 let mut streams = streams.lock().unwrap();
-                for (from, to) in [(&near, &far), (&far, &near)] {
+                let asks_start = Arc::new(AtomicBool::new(false));
+                for (from, to, is_question) in [(&near, &far, true), (&far, &near, false)] {
                     streams.push(from.try_clone().unwrap());
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let (asks_start, holds) = (Arc::clone(&asks_start), Arc::clone(&holds));
                     thread::spawn(move || {
-                        pipe(&from, &to, |_| {});
+                        pipe(&from, &to, |bytes| match is_question {
+                            true => asks_start.store(contains(bytes, b"/start HTTP/1.1"), Ordering::Release),
+                            false if asks_start.load(Ordering::Acquire) => wait_while_held(&holds),
+                            false => {}
+                        });
                         let _ = to.shutdown(Shutdown::Write);
                     });
                 }
             }
         });
-        Self { path: path.to_owned(), is_cut, open, thread: Some(thread) }
+        Self { path: path.to_owned(), is_cut, open, holds_starts, thread: Some(thread) }
+    }
+
+    /// Whether answers to the start of a container wait.
+    pub fn hold_starts(&self, is_held: bool) {
+        *self.holds_starts.0.lock().unwrap() = is_held;
+        self.holds_starts.1.notify_all();
     }
 
     /// Ends all connections; the socket is gone.
@@ -53,6 +68,7 @@ impl EngineRelay {
 
     fn cut_now(&mut self) {
         self.is_cut.store(true, Ordering::Release);
+        self.hold_starts(false);
         // Wakes the listener.
         let _ = UnixStream::connect(&self.path);
         if let Some(thread) = self.thread.take() {
@@ -68,6 +84,17 @@ impl EngineRelay {
 impl Drop for EngineRelay {
     fn drop(&mut self) {
         self.cut_now();
+    }
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+fn wait_while_held(holds: &(Mutex<bool>, Condvar)) {
+    let mut is_held = holds.0.lock().unwrap();
+    while *is_held {
+        is_held = holds.1.wait(is_held).unwrap();
     }
 }
 
@@ -95,7 +122,7 @@ impl MasterRelay {
                 let (near_too, far_too) = (near.try_clone().unwrap(), far.try_clone().unwrap());
                 let budget = Arc::clone(&shared);
                 thread::spawn(move || {
-                    pipe(&near, &far, |bytes| spend(&budget, bytes));
+                    pipe(&near, &far, |bytes| spend(&budget, bytes.len()));
                     let _ = far.shutdown(Shutdown::Both);
                 });
                 thread::spawn(move || {
@@ -127,13 +154,13 @@ fn spend(budget: &Budget, bytes: usize) {
     *left = left.saturating_sub(bytes as u64);
 }
 
-fn pipe(mut from: impl Read, mut to: impl Write, before: impl Fn(usize)) {
+fn pipe(mut from: impl Read, mut to: impl Write, before: impl Fn(&[u8])) {
     let mut buffer = vec![0; BUFFER];
     while let Ok(count) = from.read(&mut buffer) {
         if count == 0 {
             return;
         }
-        before(count);
+        before(&buffer[..count]);
         if to.write_all(&buffer[..count]).is_err() {
             return;
         }

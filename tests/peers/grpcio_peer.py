@@ -1,15 +1,20 @@
 """The independent gRPC implementation of the tests: grpcio, with raw bytes as messages.
 
-grpcio_peer.py server [--port N] [--tls CERT KEY [--client-ca CA]]
-    Prints PORT and serves until standard input ends.
-grpcio_peer.py client TARGET [--tls CA [--identity CERT KEY]]
+grpcio_peer.py server [--port N] [--tls CERT KEY [--client-ca FILE]]
+    Prints PORT and serves until standard input ends. The line "drain" there ends it in an orderly way.
+grpcio_peer.py client URL [--ca FILE] [--cert CERT KEY]
     Reads one JSON command a line from standard input, prints one JSON answer a line.
+grpcio_peer.py bench URL --calls N (--body BYTES | --upload BYTES) [--interval-ms MS] [--ca FILE]
+    One connection, one call after the other; prints one line of JSON.
+
+tonic-peer, beside this file, has the same modes and words.
 """
 
 import hashlib
 import json
 import sys
 import threading
+import time
 from concurrent import futures
 
 import grpc
@@ -40,6 +45,10 @@ def size(request, context):
     return b"\x5a" * int(request)
 
 
+def length(request, context):
+    return str(len(request)).encode()
+
+
 def status(request, context):
     wanted = json.loads(request)
     if wanted.get("head"):
@@ -66,18 +75,18 @@ def remaining(request, context):
     return str(context.time_remaining()).encode()
 
 
-METHODS = {"Echo": echo, "Size": size, "Status": status, "Hang": hang, "Remaining": remaining}
-
-
-def read(path):
-    with open(path, "rb") as file:
-        return file.read()
+METHODS = {"Echo": echo, "Size": size, "Length": length, "Status": status, "Hang": hang, "Remaining": remaining}
 
 
 class Handler(grpc.GenericRpcHandler):
     def service(self, details):
         method = METHODS.get(details.method.removeprefix("/test.Peer/"))
         return grpc.unary_unary_rpc_method_handler(method) if method else None
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def serve(arguments):
@@ -106,31 +115,41 @@ def serve(arguments):
     server.stop(0).wait()
 
 
-def result(call):
+def shown(metadata):
+    return [[k, v.hex() if k.endswith("-bin") else v] for k, v in metadata or []]
+
+
+def result(call, wants_metadata):
     try:
         body = call.result()
+        answer = {"code": 0, "len": len(body), "sha256": hashlib.sha256(body).hexdigest()}
     except grpc.RpcError as error:
-        return {"code": error.code().value[0], "message": error.details()}
+        answer = {"code": error.code().value[0], "message": error.details()}
     except grpc.FutureCancelledError:
         return {"code": 1, "message": "cancelled here"}
-    return {"code": 0, "len": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    if wants_metadata:
+        answer["head"] = shown(call.initial_metadata())
+        answer["trailers"] = shown(call.trailing_metadata())
+    return answer
 
 
-def connect(target, arguments):
-    if not arguments:
+def channel_to(url, ca, cert=None):
+    scheme, _, target = url.rpartition("://")
+    if scheme != "https":
         return grpc.insecure_channel(target, options=OPTIONS)
-    ca, certificate, key = None, None, None
+    chain, key = cert or (None, None)
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(ca, key, chain), options=OPTIONS)
+
+
+def client(url, arguments):
+    ca, cert = None, None
     while arguments:
         word = arguments.pop(0)
-        if word == "--tls":
+        if word == "--ca":
             ca = read(arguments.pop(0))
-        elif word == "--identity":
-            certificate, key = (read(arguments.pop(0)) for _ in range(2))
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(ca, key, certificate), options=OPTIONS)
-
-
-def client(target, arguments):
-    channel = connect(target, arguments)
+        elif word == "--cert":
+            cert = [read(arguments.pop(0)) for _ in range(2)]
+    channel = channel_to(url, ca, cert)
     calls = {}
     for line in sys.stdin:
         command = json.loads(line)
@@ -143,12 +162,56 @@ def client(target, arguments):
         elif command["do"] == "cancel":
             calls[key].cancel()
         elif command["do"] == "result":
-            say(json.dumps(result(calls.pop(key))))
+            say(json.dumps(result(calls.pop(key), command.get("metadata", False))))
+    channel.close()
+
+
+def status_kib(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(name))
+
+
+def bench(url, arguments):
+    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    calls, interval = int(options["--calls"]), float(options.get("--interval-ms", 0)) / 1000
+    ca = read(options["--ca"]) if "--ca" in options else None
+    upload = "--upload" in options
+    body = b"\x5a" * int(options["--upload" if upload else "--body"])
+    expected = str(len(body)).encode() if upload else body
+    channel = channel_to(url, ca)
+    method = channel.unary_unary("/test.Peer/" + ("Length" if upload else "Echo"))
+    for _ in range(1 if upload or interval else 100):
+        assert method(body, timeout=30) == expected
+    taken = []
+    start_rss, cpu, begin = status_kib("VmRSS"), time.process_time(), time.perf_counter()
+    for n in range(calls):
+        if n and interval:
+            time.sleep(interval)
+        start = time.perf_counter_ns()
+        answer = method(body)
+        taken.append(time.perf_counter_ns() - start)
+        assert answer == expected
+    wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    taken.sort()
+    figures = {
+        "calls": calls,
+        "body": len(body),
+        "median_ns": taken[calls // 2],
+        "p99_ns": taken[calls * 99 // 100],
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "start_rss_kib": start_rss,
+        "peak_rss_kib": status_kib("VmHWM"),
+    }
+    say(json.dumps(figures))
     channel.close()
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "server":
-        serve(sys.argv[2:])
+    mode, *rest = sys.argv[1:]
+    if mode == "server":
+        serve(rest)
+    elif mode == "client":
+        client(rest[0], rest[1:])
     else:
-        client(sys.argv[2], sys.argv[3:])
+        bench(rest[0], rest[1:])

@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::Instant;
 use super::error::{ConnectionError, ErrorCode, Fault};
 use super::flow::{DEFAULT_WINDOW, RecvWindow, SendWindow};
-use super::hpack::{Decoder, Encoder, Header};
+use super::hpack::{Decoder, Encoder, Field, Header};
 use super::settings::{self, PeerSettings};
 use super::stream::{Expect, SendEnd, SendQueue, State, Step, Stream};
 use super::{fields, frame};
@@ -34,14 +34,20 @@ pub const MAX_HEADER_LIST_SIZE: usize = 16 * 1024;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Window of the connection: four streams at full speed.
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// No window grows beyond this: the largest message that is taken anywhere, and its framing.
+const MAX_GROWN_WINDOW: u32 = 96 * 1024 * 1024;
 /// Streams that a client may have open on a server of ours. A worker needs about eight.
 const MAX_CONCURRENT_STREAMS: u32 = 32;
 /// How long the peer's first SETTINGS may take, since it is the first thing that a peer sends.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Streams that we reset and on which late frames are expected: more than can be under way.
 const MAX_REMEMBERED_RESETS: usize = 256;
+/// Largest buffer that is kept for the next [`Event::Data`]: what a few reads bring.
+const MAX_SPARE: usize = 64 * 1024;
 /// Stream errors that one connection may cause: an honest peer causes none.
 const MAX_STREAM_ERRORS: u32 = 8;
+/// Identifiers have 31 bits (RFC 9113 section 5.1.1).
+const MAX_STREAM_ID: StreamId = 0x7fff_ffff;
 
 /// The identifier of a stream (RFC 9113 section 5.1.1).
 pub type StreamId = u32;
@@ -183,6 +189,8 @@ pub struct Connection {
     block: Option<Block>,
     decoder: Decoder,
     encoder: Encoder,
+    /// For the field block that is being encoded.
+    scratch: Vec<u8>,
     peer: PeerSettings,
     streams: BTreeMap<StreamId, Stream>,
     /// The next stream that a client opens.
@@ -197,7 +205,11 @@ pub struct Connection {
     /// Where the fair round over the streams goes on.
     cursor: StreamId,
     events: VecDeque<Event>,
+    /// A buffer of [`Event::Data`] that came back.
+    spare: Vec<u8>,
     go_away_sent: Option<ErrorCode>,
+    /// The last stream that a GOAWAY of ours named: it must never rise (RFC 9113 section 6.8).
+    last_told: StreamId,
     go_away_received: Option<(StreamId, ErrorCode, String)>,
     recent_resets: VecDeque<StreamId>,
     counts: receive::Counts,
@@ -229,6 +241,7 @@ impl Connection {
             block: None,
             decoder: Decoder::new(HEADER_TABLE_SIZE, config.max_header_list_size),
             encoder: Encoder::default(),
+            scratch: Vec::new(),
             peer: PeerSettings::default(),
             streams: BTreeMap::new(),
             next_stream: 1,
@@ -239,7 +252,9 @@ impl Connection {
             control: transmit::Control::default(),
             cursor: 0,
             events: VecDeque::new(),
+            spare: Vec::new(),
             go_away_sent: None,
+            last_told: MAX_STREAM_ID,
             go_away_received: None,
             recent_resets: VecDeque::new(),
             counts: receive::Counts::default(),
@@ -307,9 +322,12 @@ impl Connection {
     }
 
     /// Opens a stream as a client (RFC 9113 section 8.1).
-    pub fn open(&mut self, headers: &[Header], end: bool) -> Result<StreamId, OpenError> {
-        let closing = self.phase == Phase::Closed || self.go_away_received.is_some() || self.go_away_sent.is_some();
-        if closing || self.role == Role::Server || self.next_stream > 0x7fff_ffff {
+    pub fn open<'a, F: Into<Field<'a>>>(
+        &mut self,
+        headers: impl IntoIterator<Item = F>,
+        end: bool,
+    ) -> Result<StreamId, OpenError> {
+        if self.is_closing() || self.role == Role::Server {
             return Err(OpenError::Closing);
         }
         if u32::try_from(self.streams.len()).is_ok_and(|n| n >= self.peer.max_concurrent_streams) {
@@ -327,7 +345,12 @@ impl Connection {
     }
 
     /// Sends the head of a response. False if the stream cannot be sent on.
-    pub fn send_headers(&mut self, id: StreamId, headers: &[Header], end: bool) -> bool {
+    pub fn send_headers<'a, F: Into<Field<'a>>>(
+        &mut self,
+        id: StreamId,
+        headers: impl IntoIterator<Item = F>,
+        end: bool,
+    ) -> bool {
         let Some(stream) = self.sendable(id) else { return false };
         debug_assert!(stream.queue.is_empty(), "a head comes before the body");
         self.put_headers(id, headers, end);
@@ -379,14 +402,33 @@ impl Connection {
         }
     }
 
+    /// Says that this many bytes are to come on a stream and will be taken as they come: the windows grow so that the peer
+    /// need not wait for updates, however long the path is.
+    pub fn reserve_window(&mut self, id: StreamId, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_GROWN_WINDOW);
+        let Some(stream) = self.streams.get_mut(&id).filter(|s| s.state.can_receive()) else { return };
+        let Some(increment) = stream.recv_window.grow_to(bytes) else { return };
+        self.control.push(|out| frame::put_window_update(out, id, increment));
+        let shared = self.recv_window.size().saturating_add(increment).min(MAX_GROWN_WINDOW);
+        if let Some(increment) = self.recv_window.grow_to(shared) {
+            self.control.push(|out| frame::put_window_update(out, 0, increment));
+        }
+    }
+
+    /// Gives the buffer of an [`Event::Data`] back, so that the next one needs no allocation.
+    pub fn recycle(&mut self, data: Vec<u8>) {
+        if data.capacity() > self.spare.capacity() && data.capacity() <= MAX_SPARE {
+            self.spare = data;
+        }
+    }
+
     /// Takes no new streams; the connection ends when the present ones have (RFC 9113 section 6.8).
     pub fn go_away(&mut self, code: ErrorCode) {
         if self.phase == Phase::Closed || self.go_away_sent.is_some() {
             return;
         }
         self.go_away_sent = Some(code);
-        let last = self.last_peer_stream;
-        self.control.push(|out| frame::put_go_away(out, last, code, b""));
+        self.put_go_away(code, "");
         self.close_when_drained();
     }
 
@@ -407,7 +449,8 @@ impl Connection {
 
     /// Whether a call of [`Connection::open`] can succeed at all, now or later.
     pub fn is_closing(&self) -> bool {
-        self.phase == Phase::Closed || self.go_away_received.is_some() || self.go_away_sent.is_some()
+        let is_ending = self.go_away_received.is_some() || self.go_away_sent.is_some();
+        self.phase == Phase::Closed || is_ending || self.next_stream > MAX_STREAM_ID
     }
 
     /// Whether the connection has ended; what `poll_transmit` still yields is a last word.
@@ -432,10 +475,11 @@ impl Connection {
         (stream.state.can_send() && matches!(stream.queue.end, SendEnd::Open)).then_some(stream)
     }
 
-    fn put_headers(&mut self, id: StreamId, headers: &[Header], end: bool) {
-        let mut block = Vec::new();
-        self.encoder.encode(headers, &mut block);
-        self.control.push(|out| frame::put_headers(out, id, &block, end, frame::MAX_FRAME_SIZE));
+    fn put_headers<'a, F: Into<Field<'a>>>(&mut self, id: StreamId, headers: impl IntoIterator<Item = F>, end: bool) {
+        let (encoder, block) = (&mut self.encoder, &mut self.scratch);
+        block.clear();
+        encoder.encode(headers, block);
+        self.control.push(|out| frame::put_headers(out, id, block, end, frame::MAX_FRAME_SIZE));
     }
 
     fn put_reset(&mut self, id: StreamId, code: ErrorCode) {
@@ -493,7 +537,10 @@ impl Connection {
                     return self.fail(code, ConnectionError::Peer { code, reason });
                 }
                 let known = self.streams.remove(&id).is_some();
-                self.put_reset(id, code);
+                // At most one reset a stream (RFC 9113 section 5.4.2).
+                if !self.recent_resets.contains(&id) {
+                    self.put_reset(id, code);
+                }
                 if known {
                     self.events.push_back(Event::Reset { stream: id, code, cause: ResetCause::Violation(reason) });
                 }
@@ -507,13 +554,19 @@ impl Connection {
         if self.phase == Phase::Closed {
             return;
         }
-        let last = self.last_peer_stream;
         let debug = match &error {
             ConnectionError::Peer { reason, .. } => *reason,
             _ => "",
         };
-        self.control.push(|out| frame::put_go_away(out, last, code, debug.as_bytes()));
+        self.put_go_away(code, debug);
         self.close(error);
+    }
+
+    /// Streams that came after our first GOAWAY were refused, so that it still says the truth about them.
+    fn put_go_away(&mut self, code: ErrorCode, debug: &str) {
+        self.last_told = self.last_told.min(self.last_peer_stream);
+        let last = self.last_told;
+        self.control.push(|out| frame::put_go_away(out, last, code, debug.as_bytes()));
     }
 
     fn close(&mut self, error: ConnectionError) {

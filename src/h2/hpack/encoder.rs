@@ -2,7 +2,7 @@
 
 use super::huffman;
 use super::table::{Match, Table};
-use super::{Header, Indexing};
+use super::{Field, Indexing};
 
 /// Our table is never larger, whatever the peer allows: it is our memory.
 const MAX_TABLE_SIZE: usize = 4096;
@@ -33,7 +33,7 @@ impl Encoder {
     }
 
     /// Encodes one whole block.
-    pub fn encode(&mut self, fields: &[Header], out: &mut Vec<u8>) {
+    pub fn encode<'a, F: Into<Field<'a>>>(&mut self, fields: impl IntoIterator<Item = F>, out: &mut Vec<u8>) {
         if let Some(smallest) = self.smallest.take() {
             if smallest < self.table.max_size() {
                 put_integer(out, 0x20, 5, smallest);
@@ -41,12 +41,12 @@ impl Encoder {
             put_integer(out, 0x20, 5, self.table.max_size());
         }
         for field in fields {
-            self.encode_field(field, out);
+            self.encode_field(field.into(), out);
         }
     }
 
-    fn encode_field(&mut self, field: &Header, out: &mut Vec<u8>) {
-        let found = self.table.find(&field.name, &field.value);
+    fn encode_field(&mut self, field: Field<'_>, out: &mut Vec<u8>) {
+        let found = self.table.find(field.name, field.value);
         let (pattern, prefix) = match (field.indexing, found) {
             (Indexing::Repeated | Indexing::Once, Some(Match::Field(index))) => {
                 return put_integer(out, 0x80, 7, index);
@@ -59,12 +59,12 @@ impl Encoder {
             Some(Match::Field(index) | Match::Name(index)) => put_integer(out, pattern, prefix, index),
             None => {
                 put_integer(out, pattern, prefix, 0);
-                put_string(out, &field.name);
+                put_string(out, field.name);
             }
         }
-        put_string(out, &field.value);
+        put_string(out, field.value);
         if field.indexing == Indexing::Repeated {
-            self.table.insert(field.name.clone(), field.value.clone());
+            self.table.insert(field.name.to_vec(), field.value.to_vec());
         }
     }
 }
@@ -97,7 +97,7 @@ fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Decoder;
+    use super::super::{Decoder, Header};
     use super::*;
 
     fn encoded(encoder: &mut Encoder, fields: &[Header]) -> Vec<u8> {

@@ -5,6 +5,9 @@ pub mod encoder;
 pub mod huffman;
 pub mod table;
 
+#[cfg(test)]
+mod rfc_tests;
+
 pub use decoder::{DecodeError, Decoder};
 pub use encoder::Encoder;
 
@@ -50,6 +53,36 @@ impl Header {
     /// The size as the standard counts it (RFC 7541 section 4.1).
     pub fn size(&self) -> usize {
         table::entry_size(&self.name, &self.value)
+    }
+}
+
+/// A field line that is lent to the encoder.
+#[derive(Clone, Copy)]
+pub struct Field<'a> {
+    /// The field's name.
+    pub name: &'a [u8],
+    /// The field's value.
+    pub value: &'a [u8],
+    /// What the encoder may do with it.
+    pub indexing: Indexing,
+}
+
+impl<'a> Field<'a> {
+    /// A field that will come again.
+    pub fn new(name: &'a str, value: &'a str) -> Field<'a> {
+        Field { name: name.as_bytes(), value: value.as_bytes(), indexing: Indexing::Repeated }
+    }
+}
+
+impl From<Field<'_>> for Header {
+    fn from(field: Field<'_>) -> Header {
+        Header { name: field.name.to_vec(), value: field.value.to_vec(), indexing: field.indexing }
+    }
+}
+
+impl<'a> From<&'a Header> for Field<'a> {
+    fn from(header: &'a Header) -> Field<'a> {
+        Field { name: &header.name, value: &header.value, indexing: header.indexing }
     }
 }
 

@@ -64,18 +64,22 @@ impl Table {
         }
     }
 
-    /// Looks a field up for the encoder.
+    /// Looks a field up for the encoder. The dynamic part comes first: it is short, and has most fields that repeat.
     pub fn find(&self, name: &[u8], value: &[u8]) -> Option<Match> {
-        let fixed = STATIC.iter().map(|(n, v)| (*n, *v));
-        let dynamic = self.entries.iter().map(|(n, v)| (n.as_slice(), v.as_slice()));
         let mut by_name = None;
-        for (i, (n, v)) in fixed.chain(dynamic).enumerate() {
-            if n != name {
-                continue;
-            }
+        for (i, (_, v)) in self.entries.iter().enumerate().filter(|(_, (n, _))| n == name) {
+            let index = STATIC.len() + i + 1;
             if v == value {
+                return Some(Match::Field(index));
+            }
+            by_name = by_name.or(Some(Match::Name(index)));
+        }
+        for (i, (_, v)) in STATIC.iter().enumerate().filter(|(_, (n, _))| *n == name) {
+            if *v == value {
                 return Some(Match::Field(i + 1));
             }
+            // Its index is shorter.
+            by_name = by_name.filter(|found| matches!(found, Match::Name(index) if *index <= STATIC.len()));
             by_name = by_name.or(Some(Match::Name(i + 1)));
         }
         by_name
