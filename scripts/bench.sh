@@ -9,7 +9,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 # Each name is a function bench_NAME below.
-BENCHES=(size)
+BENCHES=(size grpc)
 
 # figure NAME VALUE UNIT <=|>= GOAL
 figure() {
@@ -75,6 +75,140 @@ bench_size() {
     done
     figure binary_size "$(awk -v b="$bytes" 'BEGIN { printf "%.2f", b / 1e6 }')" MB '<=' "${SIZE_GOAL_MB:-5}"
     figure idle_rss "$(spread <"$dir/rss" | awk '{ printf "%.2f", $2 * 1024 / 1e6 }')" MB '<=' "${RSS_GOAL_MB:-10}"
+}
+
+# ---- grpc: a unary call, ours beside tonic's and grpcio's, all against the same tonic server
+
+GRPC_ROUNDS=${GRPC_ROUNDS:-7}
+# Client and server share this processor, so that nothing overlaps and a call's whole cost shows.
+GRPC_CPU=${GRPC_CPU:-1}
+GRPC_CALLS=${GRPC_CALLS:-4000}
+UPLOAD_BYTES=$((16 << 20))
+
+pinned() { taskset -c "$GRPC_CPU" "$@"; }
+
+# An authority and a certificate for localhost and 127.0.0.1, in the folder $1.
+make_certificate() (
+    cd "$1"
+    printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >names
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=bench-authority \
+        -keyout ca.key -out ca.pem
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout key.pem -out request
+    openssl x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out cert.pem
+) 2>/dev/null
+
+# Starts a server that prints "PORT N" into the file $1 and ends with standard input; its port goes to SERVER_PORT.
+start_server() {
+    local file=$1
+    shift
+    taskset -c "$GRPC_CPU" "$@" <"$GRPC_DIR/input" >"$file" &
+    local end=$((SECONDS + 20))
+    until SERVER_PORT=$(sed -n 's/^PORT //p' "$file") && [ -n "$SERVER_PORT" ]; do
+        [ "$SECONDS" -lt "$end" ] || die "no port in $file"
+        sleep 0.05
+    done
+}
+
+# contest CASE ARGUMENTS...: each round runs each of CONTESTANTS once; a line of JSON a run goes to CASE.NAME.
+contest() {
+    local case=$1 round name
+    shift
+    for round in $(seq "$GRPC_ROUNDS"); do
+        for name in "${CONTESTANTS[@]}"; do
+            case $name in
+            ours) pinned "$GRPC_BENCH" ours "$URL" "$@" ;;
+            bare) pinned "$GRPC_BENCH" bare "$URL" "$@" ;;
+            raw) pinned "$GRPC_BENCH" raw "127.0.0.1:$ECHO_PORT" "$@" ;;
+            tonic) pinned "$TONIC_PEER" bench "$URL" "$@" ;;
+            grpcio) pinned "$GRPCIO_PYTHON" "$ROOT/tests/peers/grpcio_peer.py" bench "$URL" "$@" ;;
+            esac >>"$GRPC_DIR/$case.$name" || die "$case: $name failed"
+        done
+        say "$case: round $round of $GRPC_ROUNDS"
+    done
+}
+
+# The quantity $3 (a jq expression) of each run of NAME $2 in CASE $1, one a line.
+quantity() { jq -r "$3" "$GRPC_DIR/$1.$2"; }
+
+# ratio CASE EXPRESSION: of the medians, ours by tonic's.
+ratio() {
+    local ours tonic
+    read -r _ ours _ < <(quantity "$1" ours "$2" | spread)
+    read -r _ tonic _ < <(quantity "$1" tonic "$2" | spread)
+    awk -v a="$ours" -v b="$tonic" 'BEGIN { printf "%.3f", a / b }'
+}
+
+# table CASE TITLE EXPRESSION: a line for each contestant, median and range.
+table() {
+    local name low middle high
+    echo "  $2"
+    for name in "${CONTESTANTS[@]}"; do
+        read -r low middle high < <(quantity "$1" "$name" "$3" | spread)
+        printf '    %-7s %10.2f  (%.2f to %.2f)\n' "$name" "$middle" "$low" "$high"
+    done
+}
+
+LATENCY_US='.median_ns / 1000'
+CPU_US='.cpu_s / .calls * 1e6'
+# Of the time that the calls themselves took.
+RATE_MBS='.body / .median_ns * 1000'
+GROWTH_MIB='(.peak_rss_kib - .start_rss_kib) / 1024'
+
+bench_grpc() {
+    need_command openssl openssl
+    need_command jq jq
+    need_command taskset util-linux
+    ensure_cargo build
+    (cd "$ROOT" && cargo build --release --locked --example grpc_bench) || die "the build failed"
+    GRPC_BENCH=${CARGO_TARGET_DIR:-$ROOT/target}/release/examples/grpc_bench
+    TONIC_PEER=$(tonic_peer) || die "could not build tests/peers"
+    GRPCIO_PYTHON=$(test_python) || die "could not make a Python with grpcio"
+    GRPC_DIR=$(mktemp -d)
+    # shellcheck disable=SC2064 # the value of now
+    trap "kill \$(jobs -p) 2>/dev/null; rm -rf '$GRPC_DIR'" EXIT
+    # Servers end with their standard input, which this descriptor keeps open.
+    mkfifo "$GRPC_DIR/input"
+    exec 7<>"$GRPC_DIR/input"
+    make_certificate "$GRPC_DIR"
+    local ECHO_PORT PLAIN TLS
+    start_server "$GRPC_DIR/echo" "$GRPC_BENCH" echo 100
+    ECHO_PORT=$SERVER_PORT
+    start_server "$GRPC_DIR/plain" "$TONIC_PEER" server
+    PLAIN=http://127.0.0.1:$SERVER_PORT
+    start_server "$GRPC_DIR/tls" "$TONIC_PEER" server --tls "$GRPC_DIR/cert.pem" "$GRPC_DIR/key.pem"
+    TLS=https://localhost:$SERVER_PORT
+
+    echo "client and server on processor $GRPC_CPU; the same tonic server; $GRPC_ROUNDS rounds, interleaved; median (range)"
+    URL=$PLAIN CONTESTANTS=(ours tonic grpcio bare raw)
+    contest small --calls "$GRPC_CALLS" --body 100
+    echo "unary echo of 100 bytes, one after the other, $GRPC_CALLS calls (bare and raw are floors: see grpc_bench.rs)"
+    table small "latency, us" "$LATENCY_US"
+    table small "CPU of the client a call, us" "$CPU_US"
+    CONTESTANTS=(ours tonic)
+    contest paced --calls 100 --body 100 --interval-ms 20
+    echo "the same, one call every 20 ms"
+    table paced "CPU of the client a call, us" "$CPU_US"
+    CONTESTANTS=(ours tonic grpcio)
+    contest upload --calls 8 --upload "$UPLOAD_BYTES"
+    echo "one message of 16 MiB, answered with its length"
+    table upload "MB/s" "$RATE_MBS"
+    table upload "CPU of the client a call, us" "$CPU_US"
+    table upload "growth of resident memory while it runs, MiB (ours: payload included)" "$GROWTH_MIB"
+    URL=$TLS CONTESTANTS=(ours tonic)
+    contest tls --calls "$GRPC_CALLS" --body 100 --ca "$GRPC_DIR/ca.pem"
+    echo "unary echo of 100 bytes over TLS"
+    table tls "latency, us" "$LATENCY_US"
+    table tls "CPU of the client a call, us" "$CPU_US"
+
+    figure grpc_latency "$(ratio small "$LATENCY_US")" of_tonic '<=' 0.45
+    figure grpc_cpu "$(ratio small "$CPU_US")" of_tonic '<=' 0.35
+    figure grpc_cpu_paced "$(ratio paced "$CPU_US")" of_tonic '<=' 0.5
+    figure grpc_upload_rate "$(ratio upload "$RATE_MBS")" of_tonic '>=' 1
+    figure grpc_upload_cpu "$(ratio upload "$CPU_US")" of_tonic '<=' 0.5
+    local memory
+    read -r _ memory _ < <(quantity upload ours "$GROWTH_MIB" | spread)
+    figure grpc_upload_memory "$(printf '%.2f' "$memory")" MiB '<=' 17
+    figure grpc_latency_tls "$(ratio tls "$LATENCY_US")" of_tonic '<=' 0.6
 }
 
 if [ $# -ne 1 ] || [[ " ${BENCHES[*]} " != *" $1 "* ]]; then

@@ -94,6 +94,31 @@ ensure_cargo() {
     say "$(cd "$ROOT" && cargo --version)"
 }
 
+# ---- independent gRPC implementations, for tests and benches
+
+# An independent gRPC implementation that the tests talk to.
+GRPCIO=1.85.1
+
+# A Python with grpcio, apart from the machine's own packages; made anew when the version asked for changes.
+test_python() {
+    local venv=${CARGO_TARGET_DIR:-$ROOT/target}/venv
+    if [ "$(cat "$venv/made" 2>/dev/null)" != "$GRPCIO" ]; then
+        python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
+        rm -rf "$venv"
+        python3 -m venv "$venv" && "$venv/bin/pip" -q install "grpcio==$GRPCIO" >&2 || return 1
+        echo "$GRPCIO" >"$venv/made"
+    fi
+    "$venv/bin/python" -c 'import grpc' || return 1
+    echo "$venv/bin/python"
+}
+
+# The same kind of peer on tonic, from a workspace of its own.
+tonic_peer() {
+    local folder=${CARGO_TARGET_DIR:-$ROOT/target}/peers
+    cargo build --locked --manifest-path "$ROOT/tests/peers/Cargo.toml" --target-dir "$folder" --release >&2 || return 1
+    echo "$folder/release/tonic-peer"
+}
+
 # ---- the engine
 #
 # HIVEMIND_ENGINE_DIR names a folder for an engine of one's own, apart from the machine's;

@@ -10,8 +10,6 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-# An independent gRPC implementation that the tests talk to.
-GRPCIO=1.85.1
 # The long parts: each name is a function part_NAME below.
 PARTS=(demo store)
 
@@ -67,26 +65,6 @@ run_parts() {
 scripts_parse() {
     local script
     for script in scripts/*.sh .ci/run; do bash -n "$script" || return 1; done
-}
-
-# A Python with grpcio, apart from the machine's own packages; made anew when the version asked for changes.
-test_python() {
-    local venv=${CARGO_TARGET_DIR:-$ROOT/target}/venv
-    if [ "$(cat "$venv/made" 2>/dev/null)" != "$GRPCIO" ]; then
-        python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
-        rm -rf "$venv"
-        python3 -m venv "$venv" && "$venv/bin/pip" -q install "grpcio==$GRPCIO" >&2 || return 1
-        echo "$GRPCIO" >"$venv/made"
-    fi
-    "$venv/bin/python" -c 'import grpc' || return 1
-    echo "$venv/bin/python"
-}
-
-# The same kind of peer on tonic, from a workspace of its own.
-tonic_peer() {
-    local folder=${CARGO_TARGET_DIR:-$ROOT/target}/peers
-    cargo build --locked --manifest-path tests/peers/Cargo.toml --target-dir "$folder" --release >&2 || return 1
-    echo "$folder/release/tonic-peer"
 }
 
 case ${1:-} in

@@ -90,10 +90,11 @@ impl Metadata {
         let mut entries = Vec::new();
         for header in headers {
             // Names were checked to be ASCII.
-            let name = String::from_utf8_lossy(&header.name).into_owned();
-            if name.starts_with(':') || is_reserved(&name) {
+            let name = str::from_utf8(&header.name).unwrap_or_default();
+            if name.starts_with(':') || is_reserved(name) {
                 continue;
             }
+            let name = name.to_owned();
             let is_secret = name == "authorization" || header.indexing == Indexing::Never;
             if !name.ends_with("-bin") {
                 entries.push(Entry::new(name, header.value.clone(), is_secret));
