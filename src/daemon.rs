@@ -7,7 +7,7 @@
 //! | coordinator | 1 MiB | decides (`daemon::driver`) | its own `Exit` |
 //! | store | see `store` | database and spool | `Store::close` |
 //! | session, submit | 1 MiB | the lanes (`daemon::lanes`) | order `Close` and waker |
-//! | resolve | see `rpc::dial` | one look-up of the master's name, which can't be interrupted | its own end |
+//! | resolve | see `rpc::resolve` | one look-up of the master's name, which can't be interrupted | its own end |
 //! | engine-events | 512 KiB | the engine's state and events (`sandbox::engine`) | `EngineWatch::release` |
 //! | sampler | 256 KiB | looks at the machine | drop of its channel |
 //! | monitor-* | see `monitor` | page, API, control socket | `Monitor::stop` |
@@ -39,7 +39,6 @@ use crate::node::action::Action;
 use crate::node::snapshot::{EngineView, MasterView, Snapshot};
 use crate::rpc::key::NodeKey;
 use crate::rpc::master::Introduction;
-use crate::rpc::tls::Roots;
 use crate::sandbox::{Context, EngineNews, EngineWatch, Hooks, Identity};
 use crate::standalone::{Desk, Master, MasterConfig};
 use crate::store::{Recovered, Store, StoreConfig, StoreEvent};
@@ -114,6 +113,14 @@ pub fn run(config: Config, mode: Mode, reload: Reload<'_>, set_log_level: SetLog
     Ok(())
 }
 
+/// The proxy on the way to the master, for people; what of the way can't be used, when something can't.
+///
+/// # Errors
+/// Says which key, certificate or file is wrong.
+pub fn proxy_to_master(config: &Config) -> Result<Option<String>, String> {
+    Route::from_config(config).map(|route| route.proxy())
+}
+
 /// An error with all its causes, as one line.
 fn setup(error: &dyn std::error::Error) -> Fault {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
@@ -154,7 +161,7 @@ impl Worker {
         };
         let route = match &master {
             None => Route::from_config(config),
-            Some(master) => Route::new(&master.url(), &Roots::System),
+            Some(master) => Route::plain(&master.url()),
         };
         let route = route.map_err(Fault::Setup)?;
         let (store_sender, store_events) = bounded(MAX_STORE_EVENTS);

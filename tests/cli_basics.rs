@@ -108,6 +108,40 @@ fn a_token_is_never_shown() {
 }
 
 #[test]
+fn what_cannot_be_used_on_the_way_to_the_master_is_named() {
+    let dir = scratch("way");
+    let state = dir.join("state");
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| dir.join(name).to_str().unwrap().to_owned());
+    std::fs::write(&cert, "nothing").unwrap();
+    let base = [("MASTER_NODE_URL", "https://master.invalid"), ("HIVEMIND_STATE", state.to_str().unwrap())];
+    for (env, message) in [
+        (
+            [("https_proxy", "socks5://u:s3cret@p"), ("NO_PROXY", "other.invalid")],
+            "environment variable https_proxy: must begin with http://".to_owned(),
+        ),
+        (
+            [("MASTER_CLIENT_CERT_FILE", cert.as_str()), ("MASTER_CLIENT_KEY_FILE", &key)],
+            format!("failed to read certificate chain from {cert}: it has no PEM section CERTIFICATE"),
+        ),
+    ] {
+        for command in ["run", "doctor"] {
+            let output = worker(&[command], &[&base[..], &env].concat());
+            let text = [out(&output), err(&output)].concat();
+            assert!(text.contains(&message) && !text.contains("s3cret"), "{text}");
+            assert_eq!(output.status.code(), Some(if command == "run" { 78 } else { 1 }));
+        }
+    }
+    let env = [&base[..], &[("HTTPS_PROXY", "http://u:s3cret@10.0.0.1:3128")]].concat();
+    let text = out(&worker(&["doctor"], &env));
+    assert!(text.contains("https://master.invalid:443 is behind the proxy 10.0.0.1:3128"), "{text}");
+    assert!(!text.contains("s3cret"));
+    let env = [&env[1..], &[("MASTER_NODE_URL", "https://10.9.9.9"), ("NO_PROXY", "10.9.0.0/16")]].concat();
+    let text = out(&worker(&["doctor"], &env));
+    assert!(text.contains("https://10.9.9.9:443 is at 10.9.9.9"), "{text}");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
 fn without_a_worker_clients_say_where_they_looked() {
     let dir = scratch("none");
     let state = dir.to_str().unwrap();

@@ -138,6 +138,8 @@ fn flag_wins_over_environment_over_file_over_default() {
 #[test]
 fn reads_all_kinds_of_values() {
     let text = "MASTER_NODE_URL=https://m.example\nMASTER_GRPC_URL=https://g.example:50051\nMASTER_CA_FILE=/ca.pem\n\
+                MASTER_CLIENT_CERT_FILE=/node.pem\nMASTER_CLIENT_KEY_FILE=/node.key\nHTTPS_PROXY=http://u:hidden@p:1\n\
+                HTTP_PROXY=q\nNO_PROXY=10.0.0.0/8,x\n\
                 HIVEMIND_TOKEN_FILE=/token\nNODE_LABELS=zone=eu, gpu=\nDOCKER_HOST=unix:///run/user/1/docker.sock\n\
                 MONITOR_ADDRESS=::\nMONITOR_PORT=0\nRESOURCE_REPORT_INTERVAL=5\nHIVEMIND_CPUS=1.5\nHIVEMIND_MEMORY=2GiB\n\
                 HIVEMIND_DISK=10GB\nHIVEMIND_SLOTS=8\nHIVEMIND_TIMEOUT=90s\nHIVEMIND_MAX_TIMEOUT=2h\n\
@@ -146,7 +148,10 @@ fn reads_all_kinds_of_values() {
     let config = scene.config();
     assert_eq!(config.master_url.as_ref().unwrap().to_string(), "https://m.example:443");
     assert_eq!(config.token.as_ref().unwrap().expose(), "s3cret");
-    assert!(!format!("{config:?}").contains("s3cret"));
+    assert!(!format!("{config:?}").contains("s3cret") && !format!("{config:?}").contains("hidden"));
+    assert_eq!(config.master_client_files, Some(("/node.pem".into(), "/node.key".into())));
+    let proxies = [&config.https_proxy, &config.http_proxy].map(|proxy| proxy.as_ref().unwrap().expose().as_str());
+    assert_eq!((proxies, config.no_proxy.as_deref()), (["http://u:hidden@p:1", "q"], Some("10.0.0.0/8,x")));
     let labels = [("zone".to_owned(), "eu".to_owned()), ("gpu".to_owned(), String::new())];
     assert_eq!(config.labels, labels);
     assert_eq!(config.monitor.to_string(), "[::]:0");
@@ -174,6 +179,8 @@ fn bad_values_name_file_line_and_what_is_right() {
             "MASTER_NODE_URL=https://u:p@m",
             "MASTER_NODE_URL must not hold a user or password: the token has a key of its own, HIVEMIND_TOKEN",
         ),
+        ("MASTER_CLIENT_CERT_FILE=/c", "MASTER_CLIENT_CERT_FILE is set without MASTER_CLIENT_KEY_FILE: set both"),
+        ("MASTER_CLIENT_KEY_FILE=/k", "MASTER_CLIENT_KEY_FILE is set without MASTER_CLIENT_CERT_FILE: set both"),
         ("HIVEMIND_TOKEN=a b", "HIVEMIND_TOKEN has a space, line break or other character that no token has"),
         ("HIVEMIND_TOKEN_FILE=/none", "HIVEMIND_TOKEN_FILE /none can't be read: entity not found"),
         (
@@ -230,6 +237,20 @@ fn bad_values_name_the_flag_or_variable() {
     assert!(message.contains("set only one") && !message.contains("s3cret"), "{message}");
     let (message, _) = Scene::new().env("HIVEMIND_TOKEN", "s3\tcret").error();
     assert!(!message.contains("cret\""), "{message}");
+}
+
+#[test]
+fn proxy_variables_are_taken_in_lower_case_first() {
+    let proxy = |scene: &Scene| scene.config().https_proxy.map(|proxy| proxy.expose().clone());
+    let scene = Scene::new().file("/c", "HTTPS_PROXY=file\n").args("--config /c");
+    assert_eq!(proxy(&scene).as_deref(), Some("file"));
+    let scene = scene.env("HTTPS_PROXY", "upper");
+    assert_eq!(proxy(&scene).as_deref(), Some("upper"));
+    let scene = scene.env("https_proxy", "lower");
+    assert_eq!(proxy(&scene).as_deref(), Some("lower"));
+    assert_eq!(scene.config().refuse("HTTPS_PROXY", "is odd"), "environment variable https_proxy: is odd");
+    assert_eq!(proxy(&scene.env("https_proxy", "")).as_deref(), Some("upper"));
+    assert_eq!(Scene::new().env("node_id", "x").config().node_id.as_str(), "my-host.example", "only the proxies");
 }
 
 #[test]
@@ -292,6 +313,10 @@ fn reload_takes_what_is_live_and_names_the_rest() {
     let reload = old.reload(&new.config());
     assert_eq!(reload.changed, ["LOG_LEVEL"]);
     assert_eq!(reload.needs_restart, ["HIVEMIND_TOKEN", "NODE_ID"]);
+    let new =
+        Scene::new().env("NO_PROXY", "x").env("MASTER_CLIENT_CERT_FILE", "/c").env("MASTER_CLIENT_KEY_FILE", "/k");
+    let names = ["MASTER_CLIENT_CERT_FILE", "MASTER_CLIENT_KEY_FILE", "NO_PROXY"];
+    assert_eq!(old.reload(&new.config()).needs_restart, names);
     assert_eq!(reload.config.log_level, LevelFilter::Debug);
     assert_eq!(reload.config.node_id, old.node_id);
 }

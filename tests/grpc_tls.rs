@@ -301,3 +301,14 @@ fn time_that_the_master_told_unmasks_a_clock_that_is_ahead() {
     let mut lane = lane_with(&url, Some(tls::client_config_as(&authority.roots, None, &time).unwrap()));
     assert_eq!(call(&mut lane, request("Echo", "x")).unwrap().body, b"x");
 }
+
+#[test]
+fn server_that_never_answers_the_handshake_is_left() {
+    let authority = Authority::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let started = Instant::now();
+    let mut lane = lane_with(&format!("https://localhost:{port}"), Some(client_as(&authority, None)));
+    assert_eq!(disconnected(&mut lane), "server did not finish the TLS handshake in time");
+    assert!(started.elapsed() < PATIENCE);
+}

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Config, MasterUrl};
+use crate::daemon;
 use crate::docker::{Docker, DockerHost, EngineFacts, NodeTimeouts};
 use crate::node::spec::BASE_IMAGE;
 use crate::sandbox::can_hold;
@@ -63,7 +64,7 @@ pub(super) fn doctor(config: &Config) -> Result<u8, Failure> {
     findings.extend([
         ("state folder", state_folder(&config.state_dir)),
         ("cgroups", cgroups(&|path| fs::read_to_string(path).ok())),
-        ("master", master(config.master_grpc_url.as_ref().or(config.master_url.as_ref()))),
+        ("master", master(config)),
         ("monitor", monitor(config.monitor)),
     ]);
     findings.extend(engine(&config.docker_host));
@@ -197,13 +198,22 @@ fn cgroups(read: &dyn Fn(&str) -> Option<String>) -> Finding {
     }
 }
 
-fn master(url: Option<&MasterUrl>) -> Finding {
-    let Some(url) = url else {
+fn master(config: &Config) -> Finding {
+    let Some(url) = config.master_grpc_url.as_ref().or(config.master_url.as_ref()) else {
         return Finding::new(
             Grade::Hint,
             "none is set, which `hivemind-worker standalone` doesn't need; for `run` set MASTER_NODE_URL=https://HOST[:PORT]",
         );
     };
+    match daemon::proxy_to_master(config) {
+        Ok(None) => master_address(url),
+        // Its name is resolved there.
+        Ok(Some(proxy)) => Finding::ok(format!("{url} is behind the proxy {proxy}")),
+        Err(problem) => Finding::fail(problem),
+    }
+}
+
+fn master_address(url: &MasterUrl) -> Finding {
     match (url.host.as_str(), url.port).to_socket_addrs() {
         Ok(mut addresses) => match addresses.next() {
             Some(address) => Finding::ok(format!("{url} is at {}", address.ip())),
@@ -277,9 +287,8 @@ mod tests {
         let (_, finding) = &findings[0];
         assert!(finding.grade == Grade::Fail && finding.text.contains("apt-get install docker.io"));
         assert_eq!(findings.len(), 1, "an engine that isn't there is one finding");
-        assert_eq!(master(None).grade, Grade::Hint);
         let loopback = MasterUrl::parse("http://127.0.0.1:5").unwrap();
-        assert_eq!(master(Some(&loopback)).grade, Grade::Ok);
+        assert_eq!(master_address(&loopback).grade, Grade::Ok);
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         drop(std::thread::spawn({
             let taken = taken.try_clone().unwrap();

@@ -21,10 +21,22 @@ pub struct Key {
     pub is_live: bool,
     /// Whether its value must not be shown.
     pub is_secret: bool,
+    /// Whether the environment may have it in lower case too, which then wins: the custom of the `_proxy` variables.
+    pub is_lower_too: bool,
 }
 
 const fn key(name: &'static str, meaning: &'static str, text: [&'static str; 3]) -> Key {
-    Key { name, meaning, unit: text[0], range: text[1], default: text[2], flag: None, is_live: false, is_secret: false }
+    Key {
+        name,
+        meaning,
+        unit: text[0],
+        range: text[1],
+        default: text[2],
+        flag: None,
+        is_live: false,
+        is_secret: false,
+        is_lower_too: false,
+    }
 }
 
 impl Key {
@@ -39,10 +51,14 @@ impl Key {
     const fn secret(self) -> Self {
         Self { is_secret: true, ..self }
     }
+
+    const fn lower_too(self) -> Self {
+        Self { is_lower_too: true, ..self }
+    }
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 24] = [
+pub static KEYS: [Key; 29] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -59,6 +75,36 @@ pub static KEYS: [Key; 24] = [
         "Certificate authorities for the master's certificate",
         ["path", "PEM file", "those of the system"],
     ),
+    key(
+        "MASTER_CLIENT_CERT_FILE",
+        "Certificate that this node shows to a master which asks for one, then those up to its authority",
+        ["path", "PEM file; needs MASTER_CLIENT_KEY_FILE", "none"],
+    ),
+    key(
+        "MASTER_CLIENT_KEY_FILE",
+        "Private key of that certificate",
+        ["path", "PEM file without a passphrase; needs MASTER_CLIENT_CERT_FILE", "none"],
+    ),
+    key(
+        "HTTPS_PROXY",
+        "HTTP proxy to an https:// master, by CONNECT; in lower case too. Loopback never goes through one",
+        ["URL", "http://[user:password@]host[:port]", "none"],
+    )
+    .secret()
+    .lower_too(),
+    key(
+        "HTTP_PROXY",
+        "The same to an http:// master",
+        ["URL", "as HTTPS_PROXY", "none"],
+    )
+    .secret()
+    .lower_too(),
+    key(
+        "NO_PROXY",
+        "Masters that are reached without a proxy; in lower case too",
+        ["list", "names (those below them too), addresses, networks as 10.0.0.0/8, or *, with commas between", "none"],
+    )
+    .lower_too(),
     key("HIVEMIND_TOKEN", "Token to join with", ["text", "visible ASCII without spaces, at most 4096 bytes", "none"]).secret(),
     key("HIVEMIND_TOKEN_FILE", "File that holds the token to join with", ["path", "readable file", "none"]),
     key(

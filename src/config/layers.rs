@@ -30,8 +30,11 @@ impl Layers<'_> {
         if let Some(setting) = from_flag {
             return Some(Raw { value: setting.value.clone(), place: Place::Flag(setting.flag.clone()) });
         }
-        if let Some(value) = (self.env)(key).filter(|value| !value.is_empty()) {
-            return Some(Raw { value, place: Place::Env(key.to_owned()) });
+        let lower = keys::find(key).filter(|key| key.is_lower_too).map(|key| key.name.to_ascii_lowercase());
+        for name in lower.into_iter().chain([key.to_owned()]) {
+            if let Some(value) = (self.env)(&name).filter(|value| !value.is_empty()) {
+                return Some(Raw { value, place: Place::Env(name) });
+            }
         }
         let entry = self.file.iter().find(|entry| entry.key == key && !entry.value.is_empty())?;
         Some(Raw {

@@ -75,6 +75,14 @@ pub struct Config {
     pub master_grpc_url: Option<MasterUrl>,
     /// `MASTER_CA_FILE`.
     pub master_ca_file: Option<PathBuf>,
+    /// `MASTER_CLIENT_CERT_FILE` and `MASTER_CLIENT_KEY_FILE`.
+    pub master_client_files: Option<(PathBuf, PathBuf)>,
+    /// `HTTPS_PROXY`.
+    pub https_proxy: Option<Secret<String>>,
+    /// `HTTP_PROXY`.
+    pub http_proxy: Option<Secret<String>>,
+    /// `NO_PROXY`.
+    pub no_proxy: Option<String>,
     /// `HIVEMIND_TOKEN`, or the content of `HIVEMIND_TOKEN_FILE`.
     pub token: Option<Secret<String>>,
     /// `HIVEMIND_ALLOW_PLAINTEXT`.
@@ -184,6 +192,15 @@ impl Config {
         }
     }
 
+    /// What sets this key, for a message on its value that is not known to be wrong before it is used.
+    pub fn refuse(&self, key: &str, message: &str) -> String {
+        match self.places.iter().find(|(name, _)| *name == key) {
+            Some((_, place @ Place::Env(_))) => format!("{place}: {message}"),
+            Some((_, place)) => format!("{place}: {key} {message}"),
+            None => format!("{key} {message}"),
+        }
+    }
+
     /// Takes over from `new` what can change while the worker runs, and says what can't.
     pub fn reload(&self, new: &Self) -> Reload {
         let mut new = new.clone();
@@ -218,12 +235,18 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 23] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 28] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
+        let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
             ("MASTER_NODE_URL", self.master_url == new.master_url),
             ("MASTER_GRPC_URL", self.master_grpc_url == new.master_grpc_url),
             ("MASTER_CA_FILE", self.master_ca_file == new.master_ca_file),
+            ("MASTER_CLIENT_CERT_FILE", old_client.map(|files| &files.0) == new_client.map(|files| &files.0)),
+            ("MASTER_CLIENT_KEY_FILE", old_client.map(|files| &files.1) == new_client.map(|files| &files.1)),
+            ("HTTPS_PROXY", self.https_proxy == new.https_proxy),
+            ("HTTP_PROXY", self.http_proxy == new.http_proxy),
+            ("NO_PROXY", self.no_proxy == new.no_proxy),
             ("HIVEMIND_TOKEN", self.token == new.token),
             ("HIVEMIND_ALLOW_PLAINTEXT", self.is_plaintext_allowed == new.is_plaintext_allowed),
             ("NODE_ID", self.node_id == new.node_id),

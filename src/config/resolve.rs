@@ -56,6 +56,10 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         master_url: master_url(&layers, "MASTER_NODE_URL", is_plaintext_allowed)?,
         master_grpc_url: master_url(&layers, "MASTER_GRPC_URL", is_plaintext_allowed)?,
         master_ca_file: layers.path("MASTER_CA_FILE"),
+        master_client_files: client_files(&layers)?,
+        https_proxy: layers.read("HTTPS_PROXY", secret)?,
+        http_proxy: layers.read("HTTP_PROXY", secret)?,
+        no_proxy: layers.read("NO_PROXY", |text| Ok(text.to_owned()))?,
         token: token(&layers, around)?,
         is_plaintext_allowed,
         node_id: layers
@@ -164,6 +168,22 @@ fn master_url(layers: &Layers<'_>, key: &str, is_plaintext_allowed: bool) -> Res
             ))
         }
     })
+}
+
+/// Certificate and key, which are of no use one without the other.
+fn client_files(layers: &Layers<'_>) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    let names = ["MASTER_CLIENT_CERT_FILE", "MASTER_CLIENT_KEY_FILE"];
+    match names.map(|name| layers.path(name)) {
+        [Some(certificate), Some(key)] => Ok(Some((certificate, key))),
+        [None, None] => Ok(None),
+        [Some(_), None] => Err(layers.refuse(names[0], "is set without MASTER_CLIENT_KEY_FILE: set both")),
+        [None, Some(_)] => Err(layers.refuse(names[1], "is set without MASTER_CLIENT_CERT_FILE: set both")),
+    }
+}
+
+/// A text that is looked into where it is used.
+fn secret(text: &str) -> Result<Secret<String>, String> {
+    Ok(Secret::new(text.to_owned()))
 }
 
 fn token(layers: &Layers<'_>, around: &Surroundings<'_>) -> Result<Option<Secret<String>>, ConfigError> {

@@ -13,31 +13,32 @@ use crate::rpc::Waker;
 use crate::rpc::dial::Target;
 use crate::rpc::lane::{Lane, LaneConfig};
 use crate::rpc::master::{Introduction, Master};
-use crate::rpc::tls::{self, Roots};
+use crate::rpc::proxy::{Proxy, ProxyRules};
+use crate::rpc::tls::{self, Identity, Roots, TlsError, TrustedTime};
 use crate::session::{self, Session, SessionThread};
 use crate::store::Store;
 use crate::submit::{self, SubmitThread};
-use crate::sys::time::unix_ms;
 use crate::sys::watch::Watch;
 
 /// Orders wait here only while the session handles one answer.
 const MAX_ORDERS: usize = 256;
 /// rustls and a message of 4 MiB live on the heap; the stack holds one frame at a time.
 const STACK_BYTES: usize = 1 << 20;
-/// 2026-11-24, when this was written: a board whose clock says less has none, and must still be able to connect.
-const NOT_BEFORE: Duration = Duration::from_secs(1_795_478_400);
 
 /// Where the lanes go and with what.
 pub struct Route {
     target: Target,
-    tls: Option<Arc<rustls::ClientConfig>>,
+    /// With the time that certificates are checked at.
+    tls: Option<(Arc<rustls::ClientConfig>, Arc<TrustedTime>)>,
+    proxy: Option<Proxy>,
 }
 
 impl Route {
     /// From the owner's configuration.
     ///
     /// # Errors
-    /// There is no master, or the token would go over an open line without the owner's word.
+    /// There is no master, the token would go over an open line without the owner's word, or a certificate, key or proxy
+    /// can't be used.
     pub fn from_config(config: &Config) -> Result<Self, String> {
         let url = config.master_grpc_url.as_ref().or(config.master_url.as_ref());
         let url = url.ok_or_else(|| "no master is set".to_owned())?;
@@ -48,24 +49,24 @@ impl Route {
                 shown(url)
             ));
         }
-        let roots = config.master_ca_file.clone().map_or(Roots::System, Roots::File);
-        Self::new(&shown(url), &roots)
+        let target = Target::parse(&shown(url)).map_err(|error| error.to_string())?;
+        let rules = ProxyRules {
+            https_proxy: config.https_proxy.as_ref().map(|text| text.expose().as_str()),
+            http_proxy: config.http_proxy.as_ref().map(|text| text.expose().as_str()),
+            no_proxy: config.no_proxy.as_deref(),
+        };
+        let proxy = rules.pick(&target).map_err(|(key, problem)| config.refuse(key, &problem))?;
+        let tls = url.is_https.then(|| encryption(config)).transpose().map_err(|error| words(&error))?;
+        Ok(Self { target, tls, proxy })
     }
 
-    /// To this URL.
+    /// To a master on this machine.
     ///
     /// # Errors
-    /// The URL, or the certificate authorities, can't be used.
-    pub fn new(url: &str, roots: &Roots) -> Result<Self, String> {
+    /// The URL can't be used.
+    pub fn plain(url: &str) -> Result<Self, String> {
         let target = Target::parse(url).map_err(|error| error.to_string())?;
-        let is_encrypted = url.starts_with("https://");
-        let clock = tls::Clock(|| Duration::from_millis(unix_ms()).max(NOT_BEFORE));
-        let config = is_encrypted.then(|| tls::client_config(roots, Arc::new(clock))).transpose();
-        let tls = config.map_err(|error| match std::error::Error::source(&error) {
-            Some(source) => format!("failed to {error}: {source}"),
-            None => format!("failed to {error}"),
-        })?;
-        Ok(Self { target, tls })
+        Ok(Self { target, tls: None, proxy: None })
     }
 
     /// For people.
@@ -73,17 +74,42 @@ impl Route {
         self.target.to_string()
     }
 
+    /// The proxy on the way, for people.
+    pub fn proxy(&self) -> Option<String> {
+        self.proxy.as_ref().map(Proxy::to_string)
+    }
+
     fn master(&self, introduction: &Arc<Introduction>) -> Result<(Master, Waker), String> {
         let config = LaneConfig {
             target: self.target.clone(),
-            tls: self.tls.clone(),
-            proxy: None,
+            tls: self.tls.as_ref().map(|(tls, _)| Arc::clone(tls)),
+            proxy: self.proxy.clone(),
             user_agent: concat!("hivemind-worker/", env!("CARGO_PKG_VERSION")).to_owned(),
             seed: random_seed()?,
         };
         let lane = Lane::new(config).map_err(|error| format!("can't make a lane to the master: {error}"))?;
         let waker = lane.waker();
-        Ok((Master::new(lane, Arc::clone(introduction)), waker))
+        let mut master = Master::new(lane, Arc::clone(introduction));
+        if let Some((_, time)) = &self.tls {
+            master.set_clock(Arc::clone(time));
+        }
+        Ok((master, waker))
+    }
+}
+
+fn encryption(config: &Config) -> Result<(Arc<rustls::ClientConfig>, Arc<TrustedTime>), TlsError> {
+    let roots = config.master_ca_file.clone().map_or(Roots::System, Roots::File);
+    let files = config.master_client_files.as_ref();
+    let identity = files.map(|(chain, key)| Identity::from_files(chain, key)).transpose()?;
+    let time = Arc::new(TrustedTime::default());
+    let tls = tls::client_config_as(&roots, identity.as_ref(), &time)?;
+    Ok((tls, time))
+}
+
+fn words(error: &TlsError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("failed to {error}: {source}"),
+        None => format!("failed to {error}"),
     }
 }
 

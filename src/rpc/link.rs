@@ -119,7 +119,11 @@ impl Link {
                 ClientEvent::GoAway => {}
                 ClientEvent::Closed { error } => {
                     let is_orderly = matches!(error, ConnectionError::GoneAway { code: ErrorCode::NO_ERROR, .. });
-                    end = Some(End { reason: error.to_string(), is_orderly });
+                    let reason = match self.transport.is_established() {
+                        true => error.to_string(),
+                        false => "server did not finish the TLS handshake in time".to_owned(),
+                    };
+                    end = Some(End { reason, is_orderly });
                 }
             }
         }

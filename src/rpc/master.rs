@@ -10,6 +10,7 @@ use prost::Message;
 use super::convert;
 use super::key::NodeKey;
 use super::lane::{Lane, LaneEvent};
+use super::tls::TrustedTime;
 use super::{schema, wire};
 use crate::grpc::{CallError, CallId, Code, Metadata, Processed, Request};
 use crate::h2::Instant;
@@ -94,6 +95,8 @@ pub struct Registration {
     pub trust_percent: u32,
     /// Held attempts that were replaced.
     pub superseded: Vec<AttemptKey>,
+    /// The master's clock, since 1970.
+    pub server_time: Option<Duration>,
 }
 
 /// What the master says to a piece.
@@ -164,13 +167,19 @@ pub struct Master {
     node_id: String,
     session_token: Option<String>,
     calls: BTreeMap<CallId, Kind>,
+    clock: Option<Arc<TrustedTime>>,
 }
 
 impl Master {
     /// Calls over `lane`.
     pub fn new(lane: Lane, introduction: Arc<Introduction>) -> Self {
         let node_id = introduction.node_id.clone();
-        Self { lane, introduction, node_id, session_token: None, calls: BTreeMap::new() }
+        Self { lane, introduction, node_id, session_token: None, calls: BTreeMap::new(), clock: None }
+    }
+
+    /// Where the master's time is told. Only for a lane with TLS: the time must be the master's own.
+    pub fn set_clock(&mut self, clock: Arc<TrustedTime>) {
+        self.clock = Some(clock);
     }
 
     /// The lane below, for its waker and urgency.
@@ -329,11 +338,25 @@ impl Master {
                     // Of a call that was given up nothing is waited for.
                     let Some(kind) = self.calls.remove(&id) else { continue };
                     return match result {
-                        Ok(response) => read(id, kind, &response.body),
+                        Ok(response) => {
+                            let event = read(id, kind, &response.body);
+                            self.learn_time(&event);
+                            event
+                        }
                         Err(error) => MasterEvent::Failed(id, error, kind.into_piece()),
                     };
                 }
             }
+        }
+    }
+}
+
+impl Master {
+    fn learn_time(&self, event: &MasterEvent) {
+        if let (Some(clock), MasterEvent::Reply(_, Reply::Registered(registration))) = (&self.clock, event)
+            && let Some(time) = registration.server_time
+        {
+            clock.learn(time);
         }
     }
 }
@@ -389,6 +412,7 @@ fn read_registration(body: &[u8]) -> Result<Reply, String> {
         lease: millis(answer.lease_ms, 120_000),
         trust_percent: convert::trust_percent(answer.trust_level),
         superseded: answer.superseded.into_iter().filter_map(|key| convert::key_from(Some(key))).collect(),
+        server_time: (answer.server_time_ms > 0).then(|| Duration::from_millis(answer.server_time_ms)),
     })))
 }
 

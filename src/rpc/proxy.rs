@@ -112,33 +112,61 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The owner's rules.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ProxyRules {
+/// The owner's words, as they were given. They are looked into only for a target that they are about: what is meant for
+/// other programs must not stop this one.
+#[derive(Clone, Copy, Default)]
+pub struct ProxyRules<'a> {
     /// For `https` targets.
-    pub https: Option<Proxy>,
+    pub https_proxy: Option<&'a str>,
     /// For `http` targets.
-    pub http: Option<Proxy>,
+    pub http_proxy: Option<&'a str>,
     /// Who is reached without.
-    pub exceptions: Exceptions,
+    pub no_proxy: Option<&'a str>,
 }
 
-impl ProxyRules {
+/// The proxy to this target by the variables of an environment; those in lower case win.
+///
+/// # Errors
+/// As [`ProxyRules::pick`].
+pub fn pick_from(
+    env: &dyn Fn(&str) -> Option<String>,
+    target: &Target,
+) -> Result<Option<Proxy>, (&'static str, String)> {
+    let [https_proxy, http_proxy, no_proxy] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"].map(|name| {
+        let text = |name: &str| env(name).filter(|text| !text.is_empty());
+        text(&name.to_ascii_lowercase()).or_else(|| text(name))
+    });
+    let rules = ProxyRules {
+        https_proxy: https_proxy.as_deref(),
+        http_proxy: http_proxy.as_deref(),
+        no_proxy: no_proxy.as_deref(),
+    };
+    rules.pick(target)
+}
+
+impl ProxyRules<'_> {
     /// The proxy to this target.
-    pub fn pick(&self, target: &Target) -> Option<&Proxy> {
-        let proxy = match target.scheme {
-            Scheme::Https => self.https.as_ref(),
-            Scheme::Http => self.http.as_ref(),
+    ///
+    /// # Errors
+    /// Names the variable, and what is wrong with it.
+    pub fn pick(&self, target: &Target) -> Result<Option<Proxy>, (&'static str, String)> {
+        let (name, text) = match target.scheme {
+            Scheme::Https => ("HTTPS_PROXY", self.https_proxy),
+            Scheme::Http => ("HTTP_PROXY", self.http_proxy),
         };
-        proxy.filter(|_| !target.is_loopback() && !self.exceptions.has(target))
+        let is_exception = || self.no_proxy.is_some_and(|list| Exceptions::parse(list).has(target));
+        match text {
+            Some(text) if !target.is_loopback() && !is_exception() => {
+                Proxy::parse(text).map(Some).map_err(|problem| (name, problem))
+            }
+            _ => Ok(None),
+        }
     }
 }
 
 /// A `NO_PROXY` list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Exceptions(Vec<Exception>);
+struct Exceptions(Vec<Exception>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
 enum Exception {
     All,
     /// This name and all below it, on one port if one is given.
@@ -150,7 +178,7 @@ enum Exception {
 impl Exceptions {
     /// Reads entries that commas or spaces separate: `*`, a name (which counts for all below it too, with or without a dot
     /// in front), an address, either with a port, or a network such as `10.0.0.0/8`. What is none of these matches nobody.
-    pub fn parse(text: &str) -> Exceptions {
+    fn parse(text: &str) -> Exceptions {
         let entries = text.split([',', ' ', '\t']).filter(|entry| !entry.is_empty());
         Exceptions(entries.take(MAX_EXCEPTIONS).filter_map(exception).collect())
     }
@@ -266,17 +294,43 @@ mod tests {
     #[test]
     fn target_decides_on_the_proxy() {
         let rules = ProxyRules {
-            https: Some(Proxy::parse("secure").unwrap()),
-            http: Some(Proxy::parse("open").unwrap()),
-            exceptions: Exceptions::default(),
+            https_proxy: Some("secure"),
+            http_proxy: Some("open"),
+            no_proxy: Some("10.0.0.0/8, out.example"),
         };
-        let picked = |url| rules.pick(&target(url)).map(Proxy::host);
-        assert_eq!(picked("https://master.example"), Some("secure"));
-        assert_eq!(picked("http://master.example"), Some("open"));
-        for url in ["https://localhost", "https://127.0.0.1:5", "http://127.3.2.1", "https://[::1]"] {
+        let picked = |url| rules.pick(&target(url)).unwrap().map(|proxy| proxy.host);
+        assert_eq!(picked("https://master.example").as_deref(), Some("secure"));
+        assert_eq!(picked("http://master.example").as_deref(), Some("open"));
+        for url in ["https://localhost", "https://127.0.0.1:5", "http://127.3.2.1", "https://[::1]", "http://10.1.1.1"]
+        {
             assert_eq!(picked(url), None, "{url}");
         }
-        assert_eq!(ProxyRules::default().pick(&target("https://master.example")), None);
+        assert_eq!(ProxyRules::default().pick(&target("https://master.example")), Ok(None));
+    }
+
+    #[test]
+    fn environment_is_read_in_lower_case_first() {
+        let picked = |variables: &[(&str, &str)]| {
+            let env =
+                |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, text)| (*text).to_owned());
+            pick_from(&env, &target("https://master.example")).unwrap().map(|proxy| proxy.host)
+        };
+        assert_eq!(picked(&[("HTTPS_PROXY", "upper"), ("HTTP_PROXY", "x")]).as_deref(), Some("upper"));
+        assert_eq!(picked(&[("HTTPS_PROXY", "upper"), ("https_proxy", "lower")]).as_deref(), Some("lower"));
+        assert_eq!(picked(&[("HTTPS_PROXY", "upper"), ("https_proxy", "")]).as_deref(), Some("upper"));
+        assert_eq!(picked(&[("HTTPS_PROXY", "upper"), ("no_proxy", "example")]), None);
+        assert_eq!(picked(&[("HTTP_PROXY", "upper")]), None);
+    }
+
+    #[test]
+    fn proxy_that_is_not_used_may_be_wrong() {
+        let rules =
+            ProxyRules { https_proxy: Some("socks5://u:secret@p"), http_proxy: None, no_proxy: Some("in.example") };
+        for url in ["https://in.example", "https://localhost", "http://out.example"] {
+            assert_eq!(rules.pick(&target(url)), Ok(None), "{url}");
+        }
+        let (name, problem) = rules.pick(&target("https://out.example")).unwrap_err();
+        assert_eq!((name, problem.contains("secret")), ("HTTPS_PROXY", false));
     }
 
     #[test]

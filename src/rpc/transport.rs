@@ -1,6 +1,6 @@
 //! Bytes over a non-blocking socket, plain or through TLS that is fed by hand. Reading never waits for writing.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ impl Transport {
     pub(super) fn read(&mut self, buffer: &mut Buffer, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
         match self {
             Transport::Plain(socket) => read_plain(socket, buffer, sink),
-            Transport::Tls(tls) => tls.read(buffer, sink),
+            Transport::Tls(tls) => tls.read(sink),
         }
     }
 
@@ -134,9 +134,9 @@ impl AsFd for Transport {
 }
 
 impl Tls {
-    fn read(&mut self, buffer: &mut Buffer, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
+    /// What rustls has decrypted is handed on from its own buffer.
+    fn read(&mut self, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
         let Tls { socket, session, peer, has_heard } = self;
-        let Buffer(chunk) = buffer;
         for _ in 0..MAX_CHUNKS {
             let ended = match session.read_tls(socket) {
                 Ok(n) => n == 0,
@@ -157,11 +157,14 @@ impl Tls {
                 return Err(format!("{peer} closed the connection during the TLS handshake"));
             }
             loop {
-                match session.reader().read(chunk) {
-                    Ok(0) => return Ok(Reading::Ended),
-                    Ok(n) => {
+                let mut plain = session.reader();
+                match plain.fill_buf() {
+                    Ok([]) => return Ok(Reading::Ended),
+                    Ok(bytes) => {
                         *has_heard = true;
-                        sink(chunk.get(..n).unwrap_or_default());
+                        sink(bytes);
+                        let n = bytes.len();
+                        plain.consume(n);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // TCP has ended, TLS has not.
@@ -194,7 +197,7 @@ impl Tls {
 
     /// Why writing has failed: the alert that the peer has left, if there is one.
     fn last_words(&mut self, error: &io::Error) -> String {
-        match self.read(&mut Buffer::default(), &mut |_| {}) {
+        match self.read(&mut |_| {}) {
             Err(reason) => reason,
             Ok(_) => self.cut(&lost(error)),
         }
