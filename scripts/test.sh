@@ -13,7 +13,7 @@ cd "$ROOT"
 # An independent gRPC implementation that the tests talk to.
 GRPCIO=1.85.1
 # The long parts: each name is a function part_NAME below.
-PARTS=(demo store)
+PARTS=(demo store soak)
 
 DONE=()
 FAILED=()
@@ -52,6 +52,15 @@ part_store() {
     HM_STORE_FAULTS=30 cargo test --locked --test store_crash
 }
 
+# Calls through nginx with a GOAWAY every 20 requests and 1 % injected faults.
+part_soak() {
+    ensure_nginx
+    ensure_cargo build
+    HIVEMIND_TEST_TONIC=$(tonic_peer) || die "could not build tests/peers"
+    export HIVEMIND_TEST_TONIC
+    HM_SOAK_CALLS=${HM_SOAK_CALLS:-1000000} cargo test --locked --test grpc_soak -- --nocapture
+}
+
 run_parts() {
     local name
     for name in "$@"; do
@@ -82,6 +91,18 @@ test_python() {
     echo "$venv/bin/python"
 }
 
+# A proxy for the tests, which start it themselves: as a service it would take port 80.
+ensure_nginx() {
+    PATH=$PATH:/usr/sbin
+    command -v nginx >/dev/null && return 0
+    need_packages nginx-light
+    if [ -d /run/systemd/system ]; then
+        need_root systemctl disable --now --quiet nginx
+    else
+        need_root service nginx stop >&2 || true
+    fi
+}
+
 # The same kind of peer on tonic, from a workspace of its own.
 tonic_peer() {
     local folder=${CARGO_TARGET_DIR:-$ROOT/target}/peers
@@ -103,6 +124,7 @@ need_command jq jq
 need_command strace strace
 need_command unshare util-linux
 need_command busybox busybox-static
+ensure_nginx
 ensure_engine
 ensure_cargo lints
 [ ${#AS_ENGINE_USER[@]} -eq 0 ] || die "the tests open the engine's socket: run this as root, or as a member of the group docker"
