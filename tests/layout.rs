@@ -58,7 +58,7 @@ const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("ureq", &["docker", "cli"]),
     ("rusqlite", &["store"]),
     ("tiny_http", &["monitor"]),
-    ("httparse", &["monitor"]),
+    ("httparse", &["monitor", "rpc"]),
     ("minreq", &["cli"]),
     ("procfs", &["host"]),
     ("prost", &["rpc", "standalone"]),

@@ -45,7 +45,7 @@ fn master(address: SocketAddr) -> Master {
     let key = Arc::new(NodeKey::load_or_make(&dir).unwrap());
     std::fs::remove_dir_all(&dir).unwrap();
     let target = Target::parse(&format!("http://{address}")).unwrap();
-    let config = LaneConfig { target, tls: None, user_agent: "test".to_owned(), seed: 1 };
+    let config = LaneConfig { target, tls: None, proxy: None, user_agent: "test".to_owned(), seed: 1 };
     let introduction = Introduction { node_id: "n".to_owned(), key, join_token: None, labels: Vec::new() };
     Master::new(Lane::new(config).unwrap(), Arc::new(introduction))
 }

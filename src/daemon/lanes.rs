@@ -77,6 +77,7 @@ impl Route {
         let config = LaneConfig {
             target: self.target.clone(),
             tls: self.tls.clone(),
+            proxy: None,
             user_agent: concat!("hivemind-worker/", env!("CARGO_PKG_VERSION")).to_owned(),
             seed: random_seed()?,
         };

@@ -2,6 +2,8 @@
 //!
 //! Bytes, timeouts and calls go in; events and bytes come out; time is a parameter. Left out on purpose: server push,
 //! priorities (RFC 9113 section 5.3 deprecates them), the HTTP/1.1 upgrade and the CONNECT method's tunnel.
+//!
+//! `musts.rs` has a table that says which rule of RFC 9113 is tested where.
 
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ pub(crate) mod fields;
 mod flow;
 mod frame;
 pub mod hpack;
+mod musts;
 mod settings;
 mod stream;
 

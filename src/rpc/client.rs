@@ -26,11 +26,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::dial::{Scheme, Target, TargetError};
 use super::lane::{Lane, LaneConfig, LaneEvent};
-use super::tls::{self, Clock, Roots, TlsError};
+use super::proxy::Proxy;
+use super::tls::{self, Identity, Roots, TlsError, TrustedTime};
 use crate::grpc::{CallError, CallId, Code, Processed, Request, Response};
 use crate::sys::clock::boottime;
 
@@ -39,6 +40,10 @@ use crate::sys::clock::boottime;
 pub struct Options {
     /// Whose certificates are trusted, for `https`.
     pub roots: Roots,
+    /// What a server that asks for a client certificate gets.
+    pub identity: Option<Identity>,
+    /// Through which HTTP proxy the connection goes.
+    pub proxy: Option<Proxy>,
     /// Sent with each call.
     pub user_agent: String,
     /// How long [`Client::connect`] may take.
@@ -46,10 +51,12 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// The system's authorities, 20 s.
+    /// The system's authorities, no client certificate, no proxy, 20 s.
     fn default() -> Options {
         Options {
             roots: Roots::System,
+            identity: None,
+            proxy: None,
             user_agent: concat!("hivemind-worker/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(20),
         }
@@ -105,14 +112,22 @@ impl Client {
     /// Connects to `http(s)://host[:port]` and waits until the server has shown that it speaks HTTP/2.
     pub fn connect(url: &str, options: &Options) -> Result<Client, ConnectError> {
         let target = Target::parse(url).map_err(ConnectError::Url)?;
-        let time = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let tls = match target.scheme {
-            Scheme::Http => None,
+            Scheme::Http => Ok(None),
             Scheme::Https => {
-                Some(tls::client_config(&options.roots, Arc::new(Clock(time))).map_err(ConnectError::Tls)?)
+                let time = Arc::new(TrustedTime::default());
+                tls::client_config_as(&options.roots, options.identity.as_ref(), &time).map(Some)
             }
         };
-        let config = LaneConfig { target, tls, user_agent: options.user_agent.clone(), seed: time().as_secs() };
+        let tls = tls.map_err(ConnectError::Tls)?;
+        let config = LaneConfig {
+            target,
+            tls,
+            proxy: options.proxy.clone(),
+            user_agent: options.user_agent.clone(),
+            // Jitter is for many nodes; this is one client.
+            seed: boottime().subsec_nanos().into(),
+        };
         let mut lane = Lane::new(config).map_err(ConnectError::System)?;
         let give_up = boottime() + options.connect_timeout;
         loop {

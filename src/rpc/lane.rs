@@ -24,6 +24,8 @@ use super::backoff::{Backoff, Urgency};
 use super::dial::{Dial, Progress, Scheme, Target};
 use super::link::{Answer, Link};
 use super::poll::{self, Interest};
+use super::proxy::Proxy;
+use super::socket::Socket;
 use super::tls;
 use super::transport::Transport;
 use super::wake::{Wake, Waker};
@@ -45,6 +47,8 @@ pub struct LaneConfig {
     pub target: Target,
     /// From [`tls::client_config`]; needed for `https`.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Which proxy it goes through: what [`super::proxy::ProxyRules`] picked.
+    pub proxy: Option<Proxy>,
     /// Sent with each call.
     pub user_agent: String,
     /// Of the jitter: different on each node and lane.
@@ -56,7 +60,7 @@ pub struct LaneConfig {
 pub enum LaneEvent {
     /// The server speaks HTTP/2; queued calls are sent.
     Connected {
-        /// Its address.
+        /// Its address, or that of the proxy.
         peer: SocketAddr,
     },
     /// There is no connection for new calls, or an attempt to have one failed.
@@ -82,7 +86,7 @@ pub enum LaneEvent {
 #[derive(Debug)]
 enum State {
     Waiting { until: Instant },
-    Dialing(Dial),
+    Dialing(Box<Dial>),
     Up { link: Box<Link>, was_ready: bool },
 }
 
@@ -91,6 +95,7 @@ enum State {
 pub struct Lane {
     target: Target,
     tls: Option<Arc<rustls::ClientConfig>>,
+    proxy: Option<Proxy>,
     user_agent: String,
     wake: Wake,
     state: State,
@@ -117,6 +122,7 @@ impl Lane {
         Ok(Lane {
             target: config.target,
             tls: config.tls,
+            proxy: config.proxy,
             user_agent: config.user_agent,
             wake: Wake::new()?,
             state: State::Waiting { until: Duration::ZERO },
@@ -230,7 +236,9 @@ impl Lane {
         loop {
             self.state = match std::mem::replace(&mut self.state, State::Waiting { until: now }) {
                 State::Waiting { until } if now < until => return self.state = State::Waiting { until },
-                State::Waiting { .. } => State::Dialing(Dial::new(&self.target, self.wake.waker(), now)),
+                State::Waiting { .. } => {
+                    State::Dialing(Box::new(Dial::new(&self.target, self.proxy.as_ref(), self.wake.waker(), now)))
+                }
                 State::Dialing(mut dial) => match dial.advance(now) {
                     Progress::Pending => return self.state = State::Dialing(dial),
                     Progress::Connected(socket, peer) => self.link(socket, peer, now),
@@ -245,6 +253,10 @@ impl Lane {
     }
 
     fn link(&mut self, socket: TcpStream, peer: SocketAddr, now: Instant) -> State {
+        let socket = match Socket::new(socket) {
+            Ok(socket) => socket,
+            Err(error) => return self.disconnected(format!("set up the socket to {peer}: {error}"), now),
+        };
         let transport = match (&self.tls, self.target.scheme) {
             (Some(config), Scheme::Https) => match tls::session(config, &self.target.host) {
                 Ok(session) => Transport::tls(socket, session.into(), self.target.host.clone()),
@@ -353,11 +365,19 @@ impl Lane {
         let queued = self.queue.iter().map(|(_, _, deadline)| *deadline);
         let draining = self.draining.iter().filter_map(|(link, _)| link.client.poll_timeout());
         let due = queued.chain(draining).chain(self.state_timeout()).chain([until]).min().unwrap_or(until);
+        // Where nobody can wake the lane and there is only one socket, the read itself may wait.
+        if let State::Up { link, .. } = &mut self.state
+            && self.draining.is_empty()
+            && !self.wake.has_wakers()
+            && link.wait(due.saturating_sub(now))
+        {
+            self.can_read = true;
+            return;
+        }
         let wake = Interest::read(self.wake.as_fd());
         let link = match &self.state {
-            State::Waiting { .. } => None,
-            State::Dialing(dial) => dial.fd().map(|fd| Interest { fd, read: false, write: true }),
             State::Up { link, .. } => Some(link.interest()),
+            State::Waiting { .. } | State::Dialing(_) => None,
         };
         let (has_link, draining_place) = (link.is_some(), 1 + usize::from(link.is_some()));
         let draining = self.draining.iter().map(|(link, _)| link.interest());
@@ -366,7 +386,15 @@ impl Lane {
             *slot = interest;
             count += 1;
         }
-        let ready = poll::wait(interests.get(..count).unwrap_or_default(), due.saturating_sub(now));
+        let interests = interests.get(..count).unwrap_or_default();
+        let ready = match &self.state {
+            // Whatever of it is ready, the dial finds out by itself.
+            State::Dialing(dial) => {
+                let all: Vec<Interest<'_>> = interests.iter().copied().chain(dial.interests()).collect();
+                poll::wait(&all, due.saturating_sub(now))
+            }
+            State::Waiting { .. } | State::Up { .. } => poll::wait(interests, due.saturating_sub(now)),
+        };
         self.is_woken = ready.has(0);
         self.can_read = has_link && ready.has(1);
         for (i, (_, can_read)) in self.draining.iter_mut().enumerate() {
@@ -410,7 +438,7 @@ mod tests {
     /// Nothing listens there: port 1 of loopback.
     fn lane(url: &str) -> io::Result<Lane> {
         let target = Target::parse(url).unwrap();
-        Lane::new(LaneConfig { target, tls: None, user_agent: "test".into(), seed: 3 })
+        Lane::new(LaneConfig { target, tls: None, proxy: None, user_agent: "test".into(), seed: 3 })
     }
 
     fn request(timeout: Duration) -> Request {

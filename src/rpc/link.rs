@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::poll::Interest;
-use super::transport::{Outgoing, Reading, Transport};
+use super::transport::{Buffer, Outgoing, Reading, Transport};
 use crate::grpc::{CallError, CallId, Client, ClientEvent, Response};
 use crate::h2::{ConnectionError, ErrorCode};
 
@@ -33,6 +33,7 @@ pub(super) struct Link {
     transport: Transport,
     pub(super) client: Client,
     out: Outgoing,
+    buffer: Buffer,
     pub(super) peer: SocketAddr,
     /// The peer has shown that it speaks HTTP/2.
     pub(super) is_ready: bool,
@@ -42,12 +43,25 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(transport: Transport, client: Client, peer: SocketAddr) -> Link {
-        Link { transport, client, out: Outgoing::default(), peer, is_ready: false, is_blocked: false }
+        Link {
+            transport,
+            client,
+            out: Outgoing::default(),
+            buffer: Buffer::default(),
+            peer,
+            is_ready: false,
+            is_blocked: false,
+        }
     }
 
     pub(super) fn interest(&self) -> Interest<'_> {
         use std::os::fd::AsFd;
         Interest { fd: self.transport.as_fd(), read: true, write: self.is_blocked }
+    }
+
+    /// Waits for bytes alone; false when that can't be done, as there is something to write or the time is too short.
+    pub(super) fn wait(&mut self, timeout: Duration) -> bool {
+        !self.is_blocked && self.transport.wait(timeout)
     }
 
     /// Reads, does what is due and writes, none of it waiting. The answers of ended calls go to `answers`. An error is
@@ -78,7 +92,7 @@ impl Link {
 
     fn read(&mut self, now: Duration) -> Result<Reading, String> {
         let client = &mut self.client;
-        self.transport.read(&mut |bytes| client.handle_bytes(bytes, now))
+        self.transport.read(&mut self.buffer, &mut |bytes| client.handle_bytes(bytes, now))
     }
 
     /// Writes until nothing is left or the socket is full. Only what one `poll_transmit` yields waits here.

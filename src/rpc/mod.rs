@@ -9,10 +9,16 @@ pub mod lane;
 mod link;
 pub mod master;
 mod poll;
+pub mod proxy;
+mod race;
+mod resolve;
 pub mod schema;
 pub mod server;
+mod socket;
+mod target;
 pub mod tls;
 mod transport;
+mod tunnel;
 mod wake;
 mod wire;
 

@@ -5,14 +5,15 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::poll::{self, Interest};
+use super::socket::Socket;
 use super::tls;
-use super::transport::{Outgoing, Reading, Transport};
+use super::transport::{Buffer, Outgoing, Reading, Transport};
 use super::wake::{Wake, Waker};
 use crate::grpc::{self, Metadata, Reply, ServerConfig};
 use crate::h2::{Instant, StreamId};
@@ -88,6 +89,7 @@ pub struct Server {
     can_accept: bool,
     accept_after: Instant,
     events: VecDeque<ServerEvent>,
+    buffer: Buffer,
 }
 
 impl Server {
@@ -120,6 +122,7 @@ impl Server {
             can_accept: false,
             accept_after: Duration::ZERO,
             events: VecDeque::new(),
+            buffer: Buffer::default(),
         })
     }
 
@@ -177,7 +180,8 @@ impl Server {
             self.accept(now);
         }
         let events = &mut self.events;
-        self.connections.retain_mut(|connection| connection.drive(now, events));
+        let buffer = &mut self.buffer;
+        self.connections.retain_mut(|connection| connection.drive(now, buffer, events));
     }
 
     fn accept(&mut self, now: Instant) {
@@ -187,11 +191,9 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => return self.accept_after = now + ACCEPT_PAUSE,
             };
-            if socket.set_nonblocking(true).is_err() {
-                continue;
-            }
             // Without it answers are slower, but right.
             let _ = socket.set_nodelay(true);
+            let Ok(socket) = Socket::new(socket) else { continue };
             let Some(transport) = self.transport(socket, peer) else { continue };
             self.next_connection += 1;
             self.connections.push(Connection {
@@ -208,7 +210,7 @@ impl Server {
         }
     }
 
-    fn transport(&self, socket: TcpStream, peer: SocketAddr) -> Option<Transport> {
+    fn transport(&self, socket: Socket, peer: SocketAddr) -> Option<Transport> {
         let Some(config) = &self.tls else { return Some(Transport::Plain(socket)) };
         match tls::server_session(config) {
             Ok(session) => Some(Transport::tls(socket, session.into(), peer.to_string())),
@@ -245,8 +247,8 @@ impl Server {
 
 impl Connection {
     /// Reads, does what is due and writes, none of it waiting; false when the connection has ended.
-    fn drive(&mut self, now: Instant, events: &mut VecDeque<ServerEvent>) -> bool {
-        let read = self.read(now);
+    fn drive(&mut self, now: Instant, buffer: &mut Buffer, events: &mut VecDeque<ServerEvent>) -> bool {
+        let read = self.read(now, buffer);
         self.grpc.handle_timeout(now);
         let is_open = self.take_events(events);
         // A peer that failed the handshake, or has no HTTP/2, gets nothing of it.
@@ -261,12 +263,12 @@ impl Connection {
     }
 
     /// Nothing when the connection is broken.
-    fn read(&mut self, now: Instant) -> Option<Reading> {
+    fn read(&mut self, now: Instant, buffer: &mut Buffer) -> Option<Reading> {
         if !std::mem::take(&mut self.can_read) {
             return Some(Reading::Open);
         }
         let (grpc, last_progress) = (&mut self.grpc, &mut self.last_progress);
-        let read = self.transport.read(&mut |bytes| {
+        let read = self.transport.read(buffer, &mut |bytes| {
             *last_progress = now;
             grpc.handle_bytes(bytes, now);
         });

@@ -1,15 +1,14 @@
 //! Bytes over a non-blocking socket, plain or through TLS that is fed by hand. Reading never waits for writing.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use rustls::Connection;
 
+use super::socket::{CHUNK, Socket};
 use super::tls;
 
-/// Read at once.
-const CHUNK: usize = 16 * 1024;
 /// Chunks that are read before other work has its turn.
 const MAX_CHUNKS: usize = 16;
 
@@ -40,6 +39,16 @@ impl Outgoing {
     }
 }
 
+/// Where what is read comes first. One serves all connections of a thread.
+#[derive(Debug)]
+pub(super) struct Buffer(Box<[u8]>);
+
+impl Default for Buffer {
+    fn default() -> Buffer {
+        Buffer(vec![0; CHUNK].into())
+    }
+}
+
 /// How reading ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
@@ -52,14 +61,14 @@ pub(super) enum Reading {
 /// A connected socket, of either end.
 #[derive(Debug)]
 pub(super) enum Transport {
-    Plain(TcpStream),
+    Plain(Socket),
     Tls(Box<Tls>),
 }
 
 /// TLS of either end over its socket.
 #[derive(Debug)]
 pub(super) struct Tls {
-    socket: TcpStream,
+    socket: Socket,
     session: Connection,
     /// The other end's name in messages.
     peer: String,
@@ -69,15 +78,15 @@ pub(super) struct Tls {
 
 impl Transport {
     /// TLS that begins with its handshake.
-    pub(super) fn tls(socket: TcpStream, session: Connection, peer: String) -> Transport {
+    pub(super) fn tls(socket: Socket, session: Connection, peer: String) -> Transport {
         Transport::Tls(Box::new(Tls { socket, session, peer, has_heard: false }))
     }
 
     /// Reads what is there, up to a bound.
-    pub(super) fn read(&mut self, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
+    pub(super) fn read(&mut self, buffer: &mut Buffer, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
         match self {
-            Transport::Plain(socket) => read_plain(socket, sink),
-            Transport::Tls(tls) => tls.read(sink),
+            Transport::Plain(socket) => read_plain(socket, buffer, sink),
+            Transport::Tls(tls) => tls.read(buffer, sink),
         }
     }
 
@@ -86,6 +95,14 @@ impl Transport {
         match self {
             Transport::Plain(socket) => write_plain(socket, out).map_err(|error| lost(&error)),
             Transport::Tls(tls) => tls.write(out).map_err(|error| tls.last_words(&error)),
+        }
+    }
+
+    /// See [`Socket::wait`].
+    pub(super) fn wait(&mut self, timeout: Duration) -> bool {
+        match self {
+            Transport::Plain(socket) => socket.wait(timeout),
+            Transport::Tls(tls) => tls.socket.wait(timeout),
         }
     }
 
@@ -117,9 +134,9 @@ impl AsFd for Transport {
 }
 
 impl Tls {
-    fn read(&mut self, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
+    fn read(&mut self, buffer: &mut Buffer, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
         let Tls { socket, session, peer, has_heard } = self;
-        let mut chunk = [0; CHUNK];
+        let Buffer(chunk) = buffer;
         for _ in 0..MAX_CHUNKS {
             let ended = match session.read_tls(socket) {
                 Ok(n) => n == 0,
@@ -140,7 +157,7 @@ impl Tls {
                 return Err(format!("{peer} closed the connection during the TLS handshake"));
             }
             loop {
-                match session.reader().read(&mut chunk) {
+                match session.reader().read(chunk) {
                     Ok(0) => return Ok(Reading::Ended),
                     Ok(n) => {
                         *has_heard = true;
@@ -177,7 +194,7 @@ impl Tls {
 
     /// Why writing has failed: the alert that the peer has left, if there is one.
     fn last_words(&mut self, error: &io::Error) -> String {
-        match self.read(&mut |_| {}) {
+        match self.read(&mut Buffer::default(), &mut |_| {}) {
             Err(reason) => reason,
             Ok(_) => self.cut(&lost(error)),
         }
@@ -200,10 +217,9 @@ fn lost(error: &io::Error) -> String {
     format!("connection lost: {error}")
 }
 
-fn read_plain(socket: &mut TcpStream, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
-    let mut chunk = [0; CHUNK];
+fn read_plain(socket: &mut Socket, Buffer(chunk): &mut Buffer, sink: &mut dyn FnMut(&[u8])) -> Result<Reading, String> {
     for _ in 0..MAX_CHUNKS {
-        match socket.read(&mut chunk) {
+        match socket.read(chunk) {
             Ok(0) => return Ok(Reading::Ended),
             Ok(n) => sink(chunk.get(..n).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -214,7 +230,7 @@ fn read_plain(socket: &mut TcpStream, sink: &mut dyn FnMut(&[u8])) -> Result<Rea
     Ok(Reading::Open)
 }
 
-fn write_plain(socket: &mut TcpStream, out: &mut Outgoing) -> io::Result<bool> {
+fn write_plain(socket: &mut Socket, out: &mut Outgoing) -> io::Result<bool> {
     while !out.is_empty() {
         match socket.write(out.rest()) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

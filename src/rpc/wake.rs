@@ -31,6 +31,11 @@ impl Wake {
         Waker(Arc::clone(&self.0))
     }
 
+    /// Whether anybody can wake.
+    pub(super) fn has_wakers(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Takes what was kept; true if there was a wake.
     pub(super) fn take(&self) -> bool {
         rustix::io::read(&self.0, &mut [0; 8]).is_ok()

@@ -228,7 +228,7 @@ pub fn lane_to(url: &str) -> Lane {
 
 pub fn lane_with(url: &str, tls: Option<std::sync::Arc<rustls::ClientConfig>>) -> Lane {
     let target = Target::parse(url).unwrap();
-    Lane::new(LaneConfig { target, tls, user_agent: "hivemind-test".into(), seed: 1 }).unwrap()
+    Lane::new(LaneConfig { target, tls, proxy: None, user_agent: "hivemind-test".into(), seed: 1 }).unwrap()
 }
 
 pub fn request(method: &str, body: impl Into<Vec<u8>>) -> Request {

@@ -46,6 +46,8 @@ const MAX_REMEMBERED_RESETS: usize = 256;
 const MAX_SPARE: usize = 64 * 1024;
 /// Stream errors that one connection may cause: an honest peer causes none.
 const MAX_STREAM_ERRORS: u32 = 8;
+/// Identifiers have 31 bits (RFC 9113 section 5.1.1).
+const MAX_STREAM_ID: StreamId = 0x7fff_ffff;
 
 /// The identifier of a stream (RFC 9113 section 5.1.1).
 pub type StreamId = u32;
@@ -206,6 +208,8 @@ pub struct Connection {
     /// A buffer of [`Event::Data`] that came back.
     spare: Vec<u8>,
     go_away_sent: Option<ErrorCode>,
+    /// The last stream that a GOAWAY of ours named: it must never rise (RFC 9113 section 6.8).
+    last_told: StreamId,
     go_away_received: Option<(StreamId, ErrorCode, String)>,
     recent_resets: VecDeque<StreamId>,
     counts: receive::Counts,
@@ -250,6 +254,7 @@ impl Connection {
             events: VecDeque::new(),
             spare: Vec::new(),
             go_away_sent: None,
+            last_told: MAX_STREAM_ID,
             go_away_received: None,
             recent_resets: VecDeque::new(),
             counts: receive::Counts::default(),
@@ -322,8 +327,7 @@ impl Connection {
         headers: impl IntoIterator<Item = F>,
         end: bool,
     ) -> Result<StreamId, OpenError> {
-        let closing = self.phase == Phase::Closed || self.go_away_received.is_some() || self.go_away_sent.is_some();
-        if closing || self.role == Role::Server || self.next_stream > 0x7fff_ffff {
+        if self.is_closing() || self.role == Role::Server {
             return Err(OpenError::Closing);
         }
         if u32::try_from(self.streams.len()).is_ok_and(|n| n >= self.peer.max_concurrent_streams) {
@@ -424,8 +428,7 @@ impl Connection {
             return;
         }
         self.go_away_sent = Some(code);
-        let last = self.last_peer_stream;
-        self.control.push(|out| frame::put_go_away(out, last, code, b""));
+        self.put_go_away(code, "");
         self.close_when_drained();
     }
 
@@ -446,7 +449,8 @@ impl Connection {
 
     /// Whether a call of [`Connection::open`] can succeed at all, now or later.
     pub fn is_closing(&self) -> bool {
-        self.phase == Phase::Closed || self.go_away_received.is_some() || self.go_away_sent.is_some()
+        let is_ending = self.go_away_received.is_some() || self.go_away_sent.is_some();
+        self.phase == Phase::Closed || is_ending || self.next_stream > MAX_STREAM_ID
     }
 
     /// Whether the connection has ended; what `poll_transmit` still yields is a last word.
@@ -533,7 +537,10 @@ impl Connection {
                     return self.fail(code, ConnectionError::Peer { code, reason });
                 }
                 let known = self.streams.remove(&id).is_some();
-                self.put_reset(id, code);
+                // At most one reset a stream (RFC 9113 section 5.4.2).
+                if !self.recent_resets.contains(&id) {
+                    self.put_reset(id, code);
+                }
                 if known {
                     self.events.push_back(Event::Reset { stream: id, code, cause: ResetCause::Violation(reason) });
                 }
@@ -547,13 +554,19 @@ impl Connection {
         if self.phase == Phase::Closed {
             return;
         }
-        let last = self.last_peer_stream;
         let debug = match &error {
             ConnectionError::Peer { reason, .. } => *reason,
             _ => "",
         };
-        self.control.push(|out| frame::put_go_away(out, last, code, debug.as_bytes()));
+        self.put_go_away(code, debug);
         self.close(error);
+    }
+
+    /// Streams that came after our first GOAWAY were refused, so that it still says the truth about them.
+    fn put_go_away(&mut self, code: ErrorCode, debug: &str) {
+        self.last_told = self.last_told.min(self.last_peer_stream);
+        let last = self.last_told;
+        self.control.push(|out| frame::put_go_away(out, last, code, debug.as_bytes()));
     }
 
     fn close(&mut self, error: ConnectionError) {

@@ -145,6 +145,9 @@ impl Connection {
     }
 
     fn handle_frame(&mut self, frame: Frame<'_>) -> Result<(), Fault> {
+        if self.role == Role::Server && self.control.is_overfull() {
+            return Err(Connection::reply_overflow());
+        }
         if matches!(frame, Frame::Data { .. } | Frame::Headers { .. }) {
             self.pinger.rewarded();
         }
@@ -269,7 +272,8 @@ impl Connection {
             return match self.role {
                 Role::Client => self.stray(id),
                 Role::Server if self.recent_resets.contains(&id) => Ok(()),
-                Role::Server => Err(Fault::connection(ErrorCode::STREAM_CLOSED, "HEADERS on a closed stream")),
+                // Used before or skipped: neither may be opened again (RFC 9113 section 5.1.1).
+                Role::Server => Err(protocol("client opened a stream that is not above all before")),
             };
         };
         if !stream.state.can_receive() {
@@ -326,8 +330,8 @@ impl Connection {
             return Ok(());
         }
         stream.expect = Expect::Body;
-        // A 304 may name the length that it does not send (RFC 9110 section 8.6).
-        stream.content_length = head.content_length.filter(|_| head.status != 304);
+        // Both have no content, and may name the length that another answer would have (RFC 9113 section 8.1.1).
+        stream.content_length = head.content_length.filter(|_| !matches!(head.status, 204 | 304));
         if end_stream && !stream.count_body(0, true) {
             return Err(malformed(id, "content-length without a body"));
         }

@@ -3,6 +3,9 @@
 use super::*;
 use crate::h2::flow::MAX_WINDOW;
 
+#[path = "rfc_tests.rs"]
+mod rfc;
+
 const NOW: Instant = Duration::from_secs(1000);
 
 /// Writes what a scripted peer sends.
@@ -463,7 +466,7 @@ fn server_refuses_what_clients_must_not_do() {
     let c = Wire::client;
     let cases = vec![
         ("even", c().request(2, true), ErrorCode::PROTOCOL_ERROR),
-        ("closed", c().request(3, true).request(1, true), ErrorCode::STREAM_CLOSED),
+        ("closed", c().request(3, true).request(1, true), ErrorCode::PROTOCOL_ERROR),
         ("preface", Wire { out: b"GET / HTTP/1.1\r\n\r\n".to_vec(), ..Wire::default() }, ErrorCode::PROTOCOL_ERROR),
     ];
     for (what, wire, code) in cases {

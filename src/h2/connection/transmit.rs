@@ -10,6 +10,9 @@ use crate::h2::stream::{SendEnd, Step};
 const TRANSMIT_TARGET: usize = 64 * 1024;
 /// PING and SETTINGS acknowledgements that wait. More wait only if the peer asks and does not read.
 const MAX_PENDING_REPLIES: u32 = 32;
+/// Bytes of heads and resets that a server holds for a client that does not read: thousands of them. Without it each
+/// request that is refused at once would leave its answer here, since refused streams do not count as open.
+const MAX_PENDING_CONTROL: usize = 256 * 1024;
 
 /// Frames that wait in the order in which they must be sent. HEADERS are among them: HPACK ties them to their order.
 #[derive(Debug, Default)]
@@ -22,6 +25,11 @@ impl Control {
     /// Adds a frame that we want to send.
     pub(super) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bytes);
+    }
+
+    /// More waits than a client that reads could have caused.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.bytes.len() > MAX_PENDING_CONTROL
     }
 
     /// Adds a frame that the peer asked for; false when too many wait.

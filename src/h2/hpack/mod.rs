@@ -5,6 +5,9 @@ pub mod encoder;
 pub mod huffman;
 pub mod table;
 
+#[cfg(test)]
+mod rfc_tests;
+
 pub use decoder::{DecodeError, Decoder};
 pub use encoder::Encoder;
 

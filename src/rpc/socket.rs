@@ -1,0 +1,147 @@
+//! A connected socket. Reading and writing never wait, but for [`Socket::wait`], in which a thread that has nothing else
+//! to wait for spares itself poll(2): one system call less for each answer.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+
+/// Read at once: what a socket of the usual size brings in a few segments.
+pub(super) const CHUNK: usize = 16 * 1024;
+/// The longest wait in one call. The kernel's timer stands still while the machine sleeps, ours does not.
+const MAX_WAIT_MS: u64 = 8_192;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    /// What [`Socket::wait`] has read.
+    ahead: Vec<u8>,
+    /// Bytes of it that were taken.
+    taken: usize,
+    /// Why [`Socket::wait`] could not read.
+    failure: Option<io::Error>,
+    /// The last read took all that there was.
+    is_drained: bool,
+    /// As the kernel was told.
+    wait_ms: u64,
+}
+
+impl Socket {
+    /// Takes a socket in any mode.
+    pub(super) fn new(stream: TcpStream) -> io::Result<Socket> {
+        // Each call says for itself that it must not wait.
+        stream.set_nonblocking(false)?;
+        let (ahead, taken, failure) = (Vec::new(), 0, None);
+        Ok(Socket { stream, ahead, taken, failure, is_drained: false, wait_ms: 0 })
+    }
+
+    /// Waits until there is something to read or `timeout` has nearly passed; false when the time is too short for that.
+    /// What comes is kept for the next [`Read::read`].
+    pub(super) fn wait(&mut self, timeout: Duration) -> bool {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).min(MAX_WAIT_MS);
+        // A power of two: the kernel is told seldom, and the rest is waited for in smaller steps.
+        let Some(power) = timeout_ms.checked_ilog2() else { return false };
+        let wait_ms = 1 << power;
+        if self.wait_ms != wait_ms {
+            let timeout = Some(Duration::from_millis(wait_ms));
+            if sockopt::set_socket_timeout(&self.stream, sockopt::Timeout::Recv, timeout).is_err() {
+                return false;
+            }
+            self.wait_ms = wait_ms;
+        }
+        self.ahead.resize(CHUNK, 0);
+        self.taken = 0;
+        let received = recv(&self.stream, self.ahead.as_mut_slice(), RecvFlags::empty());
+        let count = received.map_or(0, |(count, _)| count);
+        self.is_drained = false;
+        self.ahead.truncate(count);
+        if let Err(error) = received
+            && !matches!(error, Errno::AGAIN | Errno::INTR)
+        {
+            self.failure = Some(error.into());
+        }
+        true
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        // The poller tells when there is more.
+        if std::mem::take(&mut self.is_drained) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let ahead = self.ahead.get(self.taken..).unwrap_or_default();
+        if ahead.is_empty() {
+            let (count, _) = recv(&self.stream, &mut *out, RecvFlags::DONTWAIT)?;
+            self.is_drained = count > 0 && count < out.len();
+            return Ok(count);
+        }
+        let count = ahead.len().min(out.len());
+        let (from, to) = (ahead.get(..count).unwrap_or_default(), out.get_mut(..count).unwrap_or_default());
+        to.copy_from_slice(from);
+        self.taken += count;
+        self.is_drained = self.taken == self.ahead.len() && self.ahead.len() < CHUNK;
+        Ok(count)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(&self.stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Socket, TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Socket::new(listener.accept().unwrap().0).unwrap(), far)
+    }
+
+    fn would_block(result: io::Result<usize>) -> bool {
+        result.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    #[test]
+    fn reading_never_waits_and_waiting_reads_ahead() {
+        let (mut socket, mut far) = pair();
+        let mut out = [0; 4];
+        assert!(would_block(socket.read(&mut out)));
+        far.write_all(b"abcdef").unwrap();
+        assert!(socket.wait(Duration::from_secs(5)));
+        assert_eq!((socket.read(&mut out).unwrap(), &out), (4, b"abcd"));
+        assert_eq!(socket.read(&mut out).unwrap(), 2);
+        assert!(would_block(socket.read(&mut out)));
+    }
+
+    #[test]
+    fn waiting_ends_with_its_time_and_with_the_peer() {
+        let (mut socket, far) = pair();
+        assert!(!socket.wait(Duration::from_micros(900)), "too short for this way");
+        assert!(socket.wait(Duration::from_millis(3)));
+        assert!(would_block(socket.read(&mut [0; 4])));
+        drop(far);
+        assert!(socket.wait(Duration::from_secs(5)));
+        assert_eq!(socket.read(&mut [0; 4]).unwrap(), 0);
+    }
+}
