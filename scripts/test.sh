@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$ROOT"
 
 # The long parts: each name is a function part_NAME below.
-PARTS=(demo store)
+PARTS=(demo store soak)
 
 DONE=()
 FAILED=()
@@ -50,6 +50,15 @@ part_store() {
     HM_STORE_FAULTS=30 cargo test --locked --test store_crash
 }
 
+# Calls through nginx with a GOAWAY every 20 requests and 1 % injected faults.
+part_soak() {
+    ensure_nginx
+    ensure_cargo build
+    HIVEMIND_TEST_TONIC=$(tonic_peer) || die "could not build tests/peers"
+    export HIVEMIND_TEST_TONIC
+    HM_SOAK_CALLS=${HM_SOAK_CALLS:-1000000} cargo test --locked --test grpc_soak -- --nocapture
+}
+
 run_parts() {
     local name
     for name in "$@"; do
@@ -67,6 +76,18 @@ scripts_parse() {
     for script in scripts/*.sh .ci/run; do bash -n "$script" || return 1; done
 }
 
+# A proxy for the tests, which start it themselves: as a service it would take port 80.
+ensure_nginx() {
+    PATH=$PATH:/usr/sbin
+    command -v nginx >/dev/null && return 0
+    need_packages nginx-light
+    if [ -d /run/systemd/system ]; then
+        need_root systemctl disable --now --quiet nginx
+    else
+        need_root service nginx stop >&2 || true
+    fi
+}
+
 case ${1:-} in
 '') ;;
 --full)
@@ -81,6 +102,7 @@ need_command jq jq
 need_command strace strace
 need_command unshare util-linux
 need_command busybox busybox-static
+ensure_nginx
 ensure_engine
 ensure_cargo lints
 [ ${#AS_ENGINE_USER[@]} -eq 0 ] || die "the tests open the engine's socket: run this as root, or as a member of the group docker"

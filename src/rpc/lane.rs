@@ -37,6 +37,9 @@ use crate::sys::clock::boottime;
 const KEEPALIVE: KeepAlive = KeepAlive { idle: Duration::from_secs(20), timeout: Duration::from_secs(10) };
 /// Calls that wait for a connection. A lane has about eight calls under way; more would only reach their deadline here.
 const MAX_QUEUED: usize = 64;
+/// Connections whose calls the server still finishes. A proxy that ends one after few calls soon has several, while a
+/// long poll waits on the first of them; each holds a socket.
+const MAX_DRAINING: usize = 6;
 
 /// What a lane is made with.
 pub struct LaneConfig {
@@ -96,8 +99,8 @@ pub struct Lane {
     user_agent: String,
     wake: Wake,
     state: State,
-    /// The connection before, whose calls the server still finishes.
-    draining: Option<Box<Link>>,
+    /// The connections before, whose calls the server still finishes, and whether the last poll found them readable.
+    draining: VecDeque<(Box<Link>, bool)>,
     /// Calls that wait for a connection, with their deadlines.
     queue: VecDeque<(CallId, Request, Instant)>,
     next_id: u64,
@@ -108,7 +111,6 @@ pub struct Lane {
     /// What the last poll found readable.
     is_woken: bool,
     can_read: bool,
-    can_read_draining: bool,
 }
 
 impl Lane {
@@ -124,7 +126,7 @@ impl Lane {
             user_agent: config.user_agent,
             wake: Wake::new()?,
             state: State::Waiting { until: Duration::ZERO },
-            draining: None,
+            draining: VecDeque::new(),
             queue: VecDeque::new(),
             next_id: 0,
             backoff: Backoff::new(config.seed),
@@ -133,7 +135,6 @@ impl Lane {
             events: VecDeque::new(),
             is_woken: false,
             can_read: false,
-            can_read_draining: false,
         })
     }
 
@@ -202,9 +203,7 @@ impl Lane {
         if let State::Up { link, .. } = &mut self.state {
             link.client.cancel(id, now);
         }
-        if let Some(link) = &mut self.draining {
-            link.client.cancel(id, now);
-        }
+        self.draining.iter_mut().for_each(|(link, _)| link.client.cancel(id, now));
     }
 
     /// Waits for what happens next, at most until this time. With a time that has passed it looks once and returns.
@@ -280,7 +279,7 @@ impl Lane {
         let can_read = std::mem::take(&mut self.can_read);
         let answered = self.answers.len();
         let driven = link.drive(now, can_read, &mut self.answers);
-        if self.answers.iter().skip(answered).any(|(_, result)| result.is_ok()) {
+        if self.answers.iter().skip(answered).any(|(_, result)| has_begun(result)) {
             self.backoff.served();
         }
         if let Err(end) = driven {
@@ -296,10 +295,16 @@ impl Lane {
         }
         if link.client.is_closing() {
             self.requeue(&mut link);
-            let before = self.draining.replace(link);
-            if let Some(mut before) = before {
-                before.close(now, &mut self.answers);
+            if link.client.open_calls() > 0 {
+                // It goes on with these.
+                self.backoff.served();
             }
+            if self.draining.len() == MAX_DRAINING
+                && let Some((mut oldest, _)) = self.draining.pop_front()
+            {
+                oldest.close(now, &mut self.answers);
+            }
+            self.draining.push_back((link, false));
             return self.go_on("server is closing the connection".into(), now);
         }
         if link.is_ready && !self.queue.is_empty() {
@@ -318,12 +323,9 @@ impl Lane {
     }
 
     fn drive_draining(&mut self, now: Instant) {
-        let can_read = std::mem::take(&mut self.can_read_draining);
-        let Some(link) = &mut self.draining else { return };
-        // How it ends is of no interest: its calls are answered in each case.
-        if link.drive(now, can_read, &mut self.answers).is_err() {
-            self.draining = None;
-        }
+        let answers = &mut self.answers;
+        // How one ends is of no interest: its calls are answered in each case.
+        self.draining.retain_mut(|(link, can_read)| link.drive(now, std::mem::take(can_read), answers).is_ok());
     }
 
     /// Calls that a connection has not begun wait for the next one.
@@ -361,11 +363,11 @@ impl Lane {
     /// The one blocking point.
     fn wait(&mut self, now: Instant, until: Instant) {
         let queued = self.queue.iter().map(|(_, _, deadline)| *deadline);
-        let draining = self.draining.as_ref().and_then(|link| link.client.poll_timeout());
+        let draining = self.draining.iter().filter_map(|(link, _)| link.client.poll_timeout());
         let due = queued.chain(draining).chain(self.state_timeout()).chain([until]).min().unwrap_or(until);
         // Where nobody can wake the lane and there is only one socket, the read itself may wait.
         if let State::Up { link, .. } = &mut self.state
-            && self.draining.is_none()
+            && self.draining.is_empty()
             && !self.wake.has_wakers()
             && link.wait(due.saturating_sub(now))
         {
@@ -377,11 +379,10 @@ impl Lane {
             State::Up { link, .. } => Some(link.interest()),
             State::Waiting { .. } | State::Dialing(_) => None,
         };
-        let draining = self.draining.as_ref().map(|link| link.interest());
-        let (link_place, draining_place) = (1, 1 + usize::from(link.is_some()));
-        let (has_link, has_draining) = (link.is_some(), draining.is_some());
-        let (mut interests, mut count) = ([wake; 3], 0);
-        for (slot, interest) in interests.iter_mut().zip([Some(wake), link, draining].into_iter().flatten()) {
+        let (has_link, draining_place) = (link.is_some(), 1 + usize::from(link.is_some()));
+        let draining = self.draining.iter().map(|(link, _)| link.interest());
+        let (mut interests, mut count) = ([wake; 2 + MAX_DRAINING], 0);
+        for (slot, interest) in interests.iter_mut().zip([wake].into_iter().chain(link).chain(draining)) {
             *slot = interest;
             count += 1;
         }
@@ -395,8 +396,10 @@ impl Lane {
             State::Waiting { .. } | State::Up { .. } => poll::wait(interests, due.saturating_sub(now)),
         };
         self.is_woken = ready.has(0);
-        self.can_read = has_link && ready.has(link_place);
-        self.can_read_draining = has_draining && ready.has(draining_place);
+        self.can_read = has_link && ready.has(1);
+        for (i, (_, can_read)) in self.draining.iter_mut().enumerate() {
+            *can_read = ready.has(draining_place + i);
+        }
     }
 
     fn state_timeout(&self) -> Option<Instant> {
@@ -408,6 +411,11 @@ impl Lane {
     }
 }
 
+/// Whether the server has begun a call, as far as we know.
+fn has_begun(result: &Result<Response, CallError>) -> bool {
+    result.as_ref().map_or_else(|error| error.processed == Processed::Maybe, |_| true)
+}
+
 impl Drop for Lane {
     /// Says goodbye, as far as the sockets take it without waiting.
     fn drop(&mut self) {
@@ -416,7 +424,7 @@ impl Drop for Lane {
             link.client.close(now);
             link.close(now, &mut self.answers);
         }
-        if let Some(link) = &mut self.draining {
+        for (link, _) in &mut self.draining {
             link.close(now, &mut self.answers);
         }
     }

@@ -2,6 +2,8 @@
 #![allow(dead_code, unused_imports, unused_macros, clippy::unwrap_used)]
 
 pub mod authority;
+pub mod ledger;
+pub mod nginx;
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
@@ -9,11 +11,13 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use authority::Authority;
 use hivemind_worker::grpc::{CallError, CallId, Metadata, Request, Response};
 use hivemind_worker::rpc::dial::Target;
 use hivemind_worker::rpc::lane::{Lane, LaneConfig, LaneEvent};
 use hivemind_worker::sys::clock::boottime;
+
+use authority::Authority;
+use nginx::Nginx;
 
 /// Longer than anything takes here; a test that waits so long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,6 +36,8 @@ pub enum Kind {
 pub struct Way {
     pub kind: Kind,
     pub is_tls: bool,
+    /// Through nginx, which says GOAWAY after few calls.
+    pub is_proxied: bool,
 }
 
 /// Makes tests of functions that take a [`Way`]: one for each peer, plain and over TLS.
@@ -53,10 +59,27 @@ macro_rules! for_each_way {
 }
 pub(crate) use for_each_way;
 
-pub const GRPCIO: Way = Way { kind: Kind::Grpcio, is_tls: false };
-pub const GRPCIO_TLS: Way = Way { kind: Kind::Grpcio, is_tls: true };
-pub const TONIC: Way = Way { kind: Kind::Tonic, is_tls: false };
-pub const TONIC_TLS: Way = Way { kind: Kind::Tonic, is_tls: true };
+/// The same through nginx, whose upstream is plain in each case.
+macro_rules! for_each_proxied_way {
+    ($($name:ident),* $(,)?) => {
+        mod nginx {
+            $(#[test] fn $name() { super::$name(super::grpc_support::NGINX); })*
+        }
+        mod nginx_tls {
+            $(#[test] fn $name() { super::$name(super::grpc_support::NGINX_TLS); })*
+        }
+    };
+}
+pub(crate) use for_each_proxied_way;
+
+pub const NGINX: Way = Way { kind: Kind::Tonic, is_tls: false, is_proxied: true };
+pub const NGINX_TLS: Way = Way { kind: Kind::Tonic, is_tls: true, is_proxied: true };
+/// Calls on a connection after which nginx says GOAWAY: few, so that it happens in each test.
+const CALLS_A_CONNECTION: u32 = 5;
+pub const GRPCIO: Way = Way { kind: Kind::Grpcio, is_tls: false, is_proxied: false };
+pub const GRPCIO_TLS: Way = Way { kind: Kind::Grpcio, is_tls: true, is_proxied: false };
+pub const TONIC: Way = Way { kind: Kind::Tonic, is_tls: false, is_proxied: false };
+pub const TONIC_TLS: Way = Way { kind: Kind::Tonic, is_tls: true, is_proxied: false };
 
 /// A process of a peer. It ends with its standard input.
 pub struct Peer {
@@ -146,40 +169,55 @@ impl Drop for Peer {
 /// A peer's server, with what a lane needs to reach it.
 pub struct Served {
     pub peer: Peer,
+    /// The server's own.
     pub port: u16,
     way: Way,
     tls: Option<(Authority, [String; 2])>,
+    pub nginx: Option<Nginx>,
 }
 
 impl Served {
     pub fn start(way: Way) -> Served {
-        let tls = way.is_tls.then(|| {
+        Served::start_with(way, CALLS_A_CONNECTION, &[])
+    }
+
+    /// With so many calls on a connection where nginx is between, and with more words for the server.
+    pub fn start_with(way: Way, calls_a_connection: u32, more: &[&str]) -> Served {
+        let tls = (way.is_tls && !way.is_proxied).then(|| {
             let authority = Authority::new();
             let files = authority.issue("localhost");
             (authority, files)
         });
-        let (peer, port) = Served::peer(way, &tls, 0);
-        Served { peer, port, way, tls }
+        let (peer, port) = Served::peer(way, &tls, 0, more);
+        let nginx = way.is_proxied.then(|| Nginx::start(port, calls_a_connection));
+        Served { peer, port, way, tls, nginx }
     }
 
-    fn peer(way: Way, tls: &Option<(Authority, [String; 2])>, port: u16) -> (Peer, u16) {
+    fn peer(way: Way, tls: &Option<(Authority, [String; 2])>, port: u16, more: &[&str]) -> (Peer, u16) {
         let port = port.to_string();
         let mut arguments = vec!["--port", &port];
         if let Some((_, [cert, key])) = tls {
             arguments.extend(["--tls", cert, key]);
         }
+        arguments.extend(more);
         way.kind.server(&arguments)
     }
 
     /// Starts it once more, on the same port.
     pub fn start_again(&mut self) {
-        (self.peer, _) = Served::peer(self.way, &self.tls, self.port);
+        (self.peer, _) = Served::peer(self.way, &self.tls, self.port, &[]);
     }
 
     pub fn lane(&self) -> Lane {
-        match &self.tls {
-            Some((authority, _)) => lane_with(&format!("https://localhost:{}", self.port), Some(authority.client())),
-            None => lane_to(&format!("http://127.0.0.1:{}", self.port)),
+        let (authority, port) = match (&self.nginx, &self.tls) {
+            (Some(nginx), _) if self.way.is_tls => (Some(&nginx.authority), nginx.tls_port),
+            (Some(nginx), _) => (None, nginx.port),
+            (None, Some((authority, _))) => (Some(authority), self.port),
+            (None, None) => (None, self.port),
+        };
+        match authority {
+            Some(authority) => lane_with(&format!("https://localhost:{port}"), Some(authority.client())),
+            None => lane_to(&format!("http://127.0.0.1:{port}")),
         }
     }
 }
