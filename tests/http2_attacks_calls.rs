@@ -34,7 +34,7 @@ fn request_fields(client: &mut Client) -> Vec<(String, String)> {
     let sent = transmit(client).into_iter().find(|sent| sent.kind == HEADERS).unwrap();
     let fields = Decoder::new(4096, 16 * 1024).decode(&sent.payload).unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    fields.into_iter().map(|f| (text(f.name), text(f.value))).collect()
+    fields.into_iter().map(|f| (text(f.name.to_vec()), text(f.value.to_vec()))).collect()
 }
 
 #[test]

@@ -198,7 +198,7 @@ fn row_10_our_encoder_keeps_a_small_table() {
         client.call(CallId(i), Request { metadata, ..request(b"") }, NOW);
         for sent in transmit(&mut client).into_iter().filter(|sent| sent.kind == HEADERS) {
             let fields = reader.decode(&sent.payload).unwrap();
-            assert_eq!(fields.last().unwrap().value, format!("{:01000}", i % 7).into_bytes());
+            assert_eq!(fields.last().unwrap().value, format!("{:01000}", i % 7).as_bytes());
         }
         client.cancel(CallId(i), NOW);
     }

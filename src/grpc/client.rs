@@ -256,8 +256,7 @@ impl Client {
             };
             match self.open(&request, deadline - now) {
                 Ok(stream) => {
-                    self.connection.send_data(stream, prefix.to_vec(), false);
-                    self.connection.send_data(stream, request.body, true);
+                    message::send(&mut self.connection, stream, prefix, request.body, true);
                     self.calls.insert(stream, Call::new(id, deadline, request.max_response));
                 }
                 Err(OpenError::TooManyStreams | OpenError::Closing) => {

@@ -1,6 +1,7 @@
 //! The one message of a unary call: five bytes of prefix, then the message (PROTOCOL-HTTP2.md, Length-Prefixed-Message).
 
 use super::status::{Code, Status};
+use crate::h2::{Connection, StreamId};
 
 /// Length of the prefix: a compressed flag and a length of 32 bits.
 pub(super) const PREFIX_LEN: usize = 5;
@@ -9,6 +10,28 @@ pub(super) const PREFIX_LEN: usize = 5;
 pub(super) fn prefix(length: usize) -> Option<[u8; PREFIX_LEN]> {
     let [a, b, c, d] = u32::try_from(length).ok()?.to_be_bytes();
     Some([0, a, b, c, d])
+}
+
+/// Bytes up to which a message is copied behind its prefix rather than sent as a piece of its own.
+const SMALL: usize = 4096;
+
+/// Queues a message behind its prefix.
+pub(super) fn send(
+    connection: &mut Connection,
+    stream: StreamId,
+    prefix: [u8; PREFIX_LEN],
+    message: Vec<u8>,
+    end: bool,
+) {
+    if message.len() > SMALL {
+        connection.send_data(stream, prefix.to_vec(), false);
+        connection.send_data(stream, message, end);
+        return;
+    }
+    let mut whole = Vec::with_capacity(PREFIX_LEN + message.len());
+    whole.extend_from_slice(&prefix);
+    whole.extend_from_slice(&message);
+    connection.send_data(stream, whole, end);
 }
 
 /// Takes a body in pieces and keeps its one message. Memory grows as bytes come, not by what the prefix claims.

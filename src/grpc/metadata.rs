@@ -97,7 +97,7 @@ impl Metadata {
             let name = name.to_owned();
             let is_secret = name == "authorization" || header.indexing == Indexing::Never;
             if !name.ends_with("-bin") {
-                entries.push(Entry::new(name, header.value.clone(), is_secret));
+                entries.push(Entry::new(name, header.value.to_vec(), is_secret));
                 continue;
             }
             for part in header.value.split(|b| *b == b',') {

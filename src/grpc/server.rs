@@ -142,8 +142,7 @@ impl Server {
         match result.map(|body| (message::prefix(body.len()), body)) {
             Ok((Some(prefix), body)) => {
                 self.connection.send_headers(id, OK_HEAD.into_iter().chain(metadata.fields()), false);
-                self.connection.send_data(id, prefix.to_vec(), false);
-                self.connection.send_data(id, body, false);
+                message::send(&mut self.connection, id, prefix, body, false);
                 let end = [Header::new("grpc-status", "0")].into_iter();
                 self.connection.send_trailers(id, end.chain(trailers.fields().map(Header::from)).collect());
                 self.calls.insert(id, Call::Sending { give_up: now + SEND_TIMEOUT });

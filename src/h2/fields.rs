@@ -49,7 +49,7 @@ pub fn check_trailers(fields: &[Header]) -> Result<(), Malformed> {
 
 /// The value of a field's first line.
 pub fn find<'a>(fields: &'a [Header], name: &str) -> Option<&'a [u8]> {
-    fields.iter().find(|f| f.name == name.as_bytes()).map(|f| f.value.as_slice())
+    fields.iter().find(|f| f.name == name.as_bytes()).map(|f| &*f.value)
 }
 
 /// Checks each line; returns the values of the allowed pseudo-fields in their order.
@@ -66,9 +66,9 @@ fn check_lines<'a>(fields: &'a [Header], allowed: &[&[u8]]) -> Result<[Option<&'
         if regular_seen {
             return Err("pseudo-field after a regular field");
         }
-        let slot = allowed.iter().position(|name| *name == field.name).and_then(|i| pseudo.get_mut(i));
+        let slot = allowed.iter().position(|name| field.name == *name).and_then(|i| pseudo.get_mut(i));
         let slot = slot.ok_or("pseudo-field that is not allowed here")?;
-        if slot.replace(field.value.as_slice()).is_some() {
+        if slot.replace(&*field.value).is_some() {
             return Err("pseudo-field twice");
         }
     }

@@ -85,8 +85,10 @@ pub enum SendEnd {
 /// What waits to be sent on one stream. The caller bounds it: what it hands over is kept until windows allow it.
 #[derive(Debug, Default)]
 pub struct SendQueue {
+    /// The chunk that is being sent; the others wait behind it. Most bodies are one chunk.
+    first: Vec<u8>,
     chunks: VecDeque<Vec<u8>>,
-    /// Bytes of the first chunk that are sent.
+    /// Bytes of it that are sent.
     offset: usize,
     len: usize,
     /// How it ends.
@@ -106,27 +108,33 @@ impl SendQueue {
 
     /// Adds bytes at the end.
     pub fn push(&mut self, chunk: Vec<u8>) {
-        if !chunk.is_empty() {
-            self.len += chunk.len();
-            self.chunks.push_back(chunk);
+        let is_idle = self.is_empty();
+        self.len += chunk.len();
+        match is_idle {
+            true => (self.first, self.offset) = (chunk, 0),
+            false if chunk.is_empty() => {}
+            false => self.chunks.push_back(chunk),
         }
     }
 
     /// Moves `n` bytes, of at least as many that wait, to `out`.
     pub fn take(&mut self, mut n: usize, out: &mut Vec<u8>) {
         while n > 0 {
-            let Some(chunk) = self.chunks.front() else { return };
-            let rest = chunk.get(self.offset..).unwrap_or_default();
+            let rest = self.first.get(self.offset..).unwrap_or_default();
+            if rest.is_empty() {
+                let Some(next) = self.chunks.pop_front() else { return };
+                (self.first, self.offset) = (next, 0);
+                continue;
+            }
             let part = rest.get(..n).unwrap_or(rest);
             out.extend_from_slice(part);
-            let (part, all) = (part.len(), part.len() == rest.len());
+            let part = part.len();
             n -= part;
             self.len -= part;
             self.offset += part;
-            if all {
-                self.chunks.pop_front();
-                self.offset = 0;
-            }
+        }
+        if self.is_empty() {
+            self.first = Vec::new();
         }
     }
 }

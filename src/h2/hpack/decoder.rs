@@ -2,7 +2,7 @@
 
 use super::huffman;
 use super::table::{Table, entry_size};
-use super::{Header, Indexing};
+use super::{Header, Indexing, Octets};
 
 /// Bytes of an integer after its prefix: 4 carry 28 bits, and a fifth would only be padding (RFC 7541 section 5.1).
 const MAX_INTEGER_BYTES: u32 = 5;
@@ -70,10 +70,10 @@ impl Decoder {
     fn field(&mut self, first: u8, input: &mut Input<'_>, room: usize) -> Result<Header, DecodeError> {
         if first & 0x80 != 0 {
             let (name, value) = self.entry(input.integer(7)?)?;
-            if entry_size(name, value) > room {
+            if entry_size(&name, &value) > room {
                 return Err(DecodeError::TooLarge);
             }
-            return Ok(Header::new(name, value));
+            return Ok(Header { name, value, indexing: Indexing::Repeated });
         }
         let (prefix, indexing) = match first {
             0x40.. => (6, Indexing::Repeated),
@@ -81,17 +81,19 @@ impl Decoder {
             _ => (4, Indexing::Once),
         };
         let name = match input.integer(prefix)? {
-            0 => input.string(room)?,
-            index => self.entry(index)?.0.to_vec(),
+            0 => Octets::Owned(input.string(room)?),
+            index => self.entry(index)?.0,
         };
-        let value = input.string(room)?;
-        if indexing == Indexing::Repeated {
-            self.table.insert(name.clone(), value.clone());
+        let value = Octets::Owned(input.string(room)?);
+        if indexing != Indexing::Repeated {
+            return Ok(Header { name, value, indexing });
         }
+        let (name, value) = (name.into_shared(), value.into_shared());
+        self.table.insert(name.clone(), value.clone());
         Ok(Header { name, value, indexing })
     }
 
-    fn entry(&self, index: usize) -> Result<(&[u8], &[u8]), DecodeError> {
+    fn entry(&self, index: usize) -> Result<(Octets, Octets), DecodeError> {
         self.table.entry(index).ok_or(DecodeError::Compression("index outside the tables"))
     }
 }
@@ -164,7 +166,7 @@ mod tests {
         let got = decoder.decode(&hex(block)).unwrap();
         let got: Vec<(String, String)> = got
             .into_iter()
-            .map(|h| (String::from_utf8(h.name).unwrap(), String::from_utf8(h.value).unwrap()))
+            .map(|h| (String::from_utf8(h.name.to_vec()).unwrap(), String::from_utf8(h.value.to_vec()).unwrap()))
             .collect();
         let want: Vec<(String, String)> = want.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
         assert_eq!(got, want);

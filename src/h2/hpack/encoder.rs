@@ -64,7 +64,7 @@ impl Encoder {
         }
         put_string(out, field.value);
         if field.indexing == Indexing::Repeated {
-            self.table.insert(field.name.to_vec(), field.value.to_vec());
+            self.table.insert(field.name.into(), field.value.into());
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod decoder;
 pub mod encoder;
 pub mod huffman;
+pub mod octets;
 pub mod table;
 
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod rfc_tests;
 
 pub use decoder::{DecodeError, Decoder};
 pub use encoder::Encoder;
+pub use octets::Octets;
 
 /// What the encoder may do with a field (RFC 7541 section 6.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,26 +29,26 @@ pub enum Indexing {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Header {
     /// The field's name.
-    pub name: Vec<u8>,
+    pub name: Octets,
     /// The field's value.
-    pub value: Vec<u8>,
+    pub value: Octets,
     /// For the encoder; the decoder sets `Never` where the peer did.
     pub indexing: Indexing,
 }
 
 impl Header {
     /// A field that will come again.
-    pub fn new(name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Header {
+    pub fn new(name: impl Into<Octets>, value: impl Into<Octets>) -> Header {
         Header { name: name.into(), value: value.into(), indexing: Indexing::Repeated }
     }
 
     /// A field whose value is new each time.
-    pub fn once(name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Header {
+    pub fn once(name: impl Into<Octets>, value: impl Into<Octets>) -> Header {
         Header { indexing: Indexing::Once, ..Header::new(name, value) }
     }
 
     /// A field whose value is a secret.
-    pub fn sensitive(name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Header {
+    pub fn sensitive(name: impl Into<Octets>, value: impl Into<Octets>) -> Header {
         Header { indexing: Indexing::Never, ..Header::new(name, value) }
     }
 
@@ -76,7 +78,7 @@ impl<'a> Field<'a> {
 
 impl From<Field<'_>> for Header {
     fn from(field: Field<'_>) -> Header {
-        Header { name: field.name.to_vec(), value: field.value.to_vec(), indexing: field.indexing }
+        Header { name: field.name.into(), value: field.value.into(), indexing: field.indexing }
     }
 }
 

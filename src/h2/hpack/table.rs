@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::octets::Octets;
+
 /// What an entry costs beside its bytes (RFC 7541 section 4.1).
 const ENTRY_OVERHEAD: usize = 32;
 
@@ -22,7 +24,8 @@ pub enum Match {
 /// Both tables in their one index space (RFC 7541 section 2.3.3). The newest dynamic entry is at the front.
 #[derive(Debug)]
 pub struct Table {
-    entries: VecDeque<(Vec<u8>, Vec<u8>)>,
+    /// Shared octets.
+    entries: VecDeque<(Octets, Octets)>,
     size: usize,
     max_size: usize,
 }
@@ -45,31 +48,30 @@ impl Table {
     }
 
     /// The entry of an index, which starts at 1.
-    pub fn entry(&self, index: usize) -> Option<(&[u8], &[u8])> {
+    pub fn entry(&self, index: usize) -> Option<(Octets, Octets)> {
         let index = index.checked_sub(1)?;
         if let Some((name, value)) = STATIC.get(index) {
-            return Some((name, value));
+            return Some((Octets::Static(name), Octets::Static(value)));
         }
-        let (name, value) = self.entries.get(index - STATIC.len())?;
-        Some((name, value))
+        self.entries.get(index - STATIC.len()).cloned()
     }
 
     /// Adds a field; one that is larger than the table empties it (RFC 7541 section 4.4).
-    pub fn insert(&mut self, name: Vec<u8>, value: Vec<u8>) {
+    pub fn insert(&mut self, name: Octets, value: Octets) {
         let size = entry_size(&name, &value);
         self.evict_to(self.max_size.saturating_sub(size));
         if size <= self.max_size {
             self.size += size;
-            self.entries.push_front((name, value));
+            self.entries.push_front((name.into_shared(), value.into_shared()));
         }
     }
 
     /// Looks a field up for the encoder. The dynamic part comes first: it is short, and has most fields that repeat.
     pub fn find(&self, name: &[u8], value: &[u8]) -> Option<Match> {
         let mut by_name = None;
-        for (i, (_, v)) in self.entries.iter().enumerate().filter(|(_, (n, _))| n == name) {
+        for (i, (_, v)) in self.entries.iter().enumerate().filter(|(_, (n, _))| *n == *name) {
             let index = STATIC.len() + i + 1;
-            if v == value {
+            if **v == *value {
                 return Some(Match::Field(index));
             }
             by_name = by_name.or(Some(Match::Name(index)));
@@ -169,16 +171,16 @@ mod tests {
     fn indexes_start_at_one_and_run_into_the_dynamic_part() {
         let mut table = Table::new(100);
         assert_eq!(table.entry(0), None);
-        assert_eq!(table.entry(1), Some((b":authority".as_slice(), b"".as_slice())));
-        assert_eq!(table.entry(61), Some((b"www-authenticate".as_slice(), b"".as_slice())));
+        assert_eq!(table.entry(1), Some((b":authority".into(), b"".into())));
+        assert_eq!(table.entry(61), Some((b"www-authenticate".into(), b"".into())));
         assert_eq!(table.entry(62), None);
-        table.insert(b"a".to_vec(), b"1".to_vec());
-        table.insert(b"b".to_vec(), b"2".to_vec());
-        assert_eq!(table.entry(62), Some((b"b".as_slice(), b"2".as_slice())));
-        table.insert(b"c".to_vec(), b"3".to_vec());
+        table.insert(b"a".into(), b"1".into());
+        table.insert(b"b".into(), b"2".into());
+        assert_eq!(table.entry(62), Some((b"b".into(), b"2".into())));
+        table.insert(b"c".into(), b"3".into());
         assert_eq!(table.entry(64), None, "three entries of 34 do not fit into 100");
         assert_eq!(table.find(b"b", b"x"), Some(Match::Name(63)));
-        table.insert(vec![b'n'; 100], Vec::new());
+        table.insert(vec![b'n'; 100].into(), Vec::new().into());
         assert_eq!(table.entry(62), None, "a field larger than the table empties it");
     }
 }
