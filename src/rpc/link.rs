@@ -72,7 +72,11 @@ impl Link {
         let mut end = self.take_events(answers);
         if end.is_none() {
             end = match read {
-                Ok(Reading::Open) => self.write().err().map(End::from),
+                Ok(Reading::Open) => self.write().err().map(|reason| {
+                    // What the server said before it closed may lie in the socket: answers, and GOAWAY.
+                    let _ = self.read(now);
+                    self.take_events(answers).unwrap_or_else(|| End::from(reason))
+                }),
                 Ok(Reading::Ended) => Some(End::from("server closed the connection".to_owned())),
                 Err(reason) => Some(End::from(reason)),
             };

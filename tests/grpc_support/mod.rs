@@ -260,6 +260,12 @@ pub fn call(lane: &mut Lane, request: Request) -> Result<Response, CallError> {
     result
 }
 
+/// Lets it read and write what it can without waiting; no call may end by that.
+pub fn turn(lane: &mut Lane) {
+    let event = lane.next(boottime());
+    assert!(!matches!(event, LaneEvent::Answer { .. }), "{event:?}");
+}
+
 /// Waits until there is no connection; returns why.
 pub fn disconnected(lane: &mut Lane) -> String {
     let until = boottime() + PATIENCE;

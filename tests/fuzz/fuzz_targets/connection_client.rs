@@ -41,7 +41,11 @@ fuzz_target!(|data: &[u8]| {
             6 => {
                 books.called();
                 let n = input.number() as usize;
-                client.release(input.stream(), n);
+                match input.stream() {
+                    stream @ 0..8 => client.release(stream, n),
+                    stream => client.reserve_window(stream - 7, n),
+                }
+                client.recycle(vec![7; n % 5_000]);
             }
             7 => {
                 now += Duration::from_millis(u64::from(input.byte()) * 200);

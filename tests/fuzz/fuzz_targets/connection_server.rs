@@ -51,7 +51,14 @@ fuzz_target!(|data: &[u8]| {
             }
             8 | 9 => books.transmit(&mut server),
             10 => server.reset(input.stream(), ErrorCode::CANCEL),
-            11 => server.release(input.stream(), input.number() as usize),
+            11 => {
+                let n = input.number() as usize;
+                match input.stream() {
+                    stream @ 0..8 => server.release(stream, n),
+                    stream => server.reserve_window(stream - 7, n),
+                }
+                server.recycle(vec![7; n % 5_000]);
+            }
             12 => put_frame(&mut bytes, 8, 0, input.stream(), &input.number().to_be_bytes()),
             13 => put_frame(&mut bytes, 4, 0, 0, &[&[0, input.byte() % 8][..], &input.number().to_be_bytes()].concat()),
             14 => {

@@ -8,8 +8,8 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-use hivemind_worker::h2::{Header, Indexing};
 use hivemind_worker::h2::hpack::{DecodeError, Decoder, Encoder, huffman};
+use hivemind_worker::h2::{Header, Indexing};
 use libfuzzer_sys::fuzz_target;
 use support::Input;
 

@@ -86,6 +86,10 @@ pub struct Books {
     initial: i64,
     streams: BTreeMap<u32, i64>,
     highest: u32,
+    /// What the peer may send, by the frames that this end sent: it must never be beyond the limit either.
+    peer_window: i64,
+    peer_initial: i64,
+    peer_streams: BTreeMap<u32, i64>,
     /// Streams that this end has ended or reset.
     ended: BTreeSet<u32>,
     reset: BTreeSet<u32>,
@@ -102,7 +106,9 @@ pub struct Books {
 impl Books {
     pub fn new(is_server: bool) -> Books {
         let preface_left = if is_server { PREFACE.len() } else { 0 };
-        Books { is_server, preface_left, window: 65_535, initial: 65_535, work: 8, ..Books::default() }
+        let (window, initial, peer_window, peer_initial) = (65_535, 65_535, 65_535, 65_535);
+        let books = Books { window, initial, peer_window, peer_initial, ..Books::default() };
+        Books { is_server, preface_left, work: 8, ..books }
     }
 
     pub fn called(&mut self) {
@@ -143,6 +149,11 @@ impl Books {
 
     fn observe_frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         match kind {
+            0 => {
+                let n = i64::try_from(payload.len()).unwrap();
+                self.peer_window -= n;
+                *self.peer_streams.entry(stream).or_insert(self.peer_initial) -= n;
+            }
             1 if self.is_server && stream > self.highest => {
                 self.highest = stream;
                 self.streams.insert(stream, self.initial);
@@ -220,6 +231,22 @@ impl Books {
             8 => assert!(payload.len() == 4 && u32::from_be_bytes(payload.try_into().unwrap()) > 0),
             9 => self.in_block = flags & 4 == 0,
             _ => panic!("frame of kind {kind}"),
+        }
+        if kind == 4 && flags == 0 {
+            for entry in payload.chunks_exact(6).filter(|e| e[..2] == [0, 4]) {
+                let value = i64::from(u32::from_be_bytes(entry[2..].try_into().unwrap()));
+                self.peer_streams.values_mut().for_each(|window| *window += value - self.peer_initial);
+                self.peer_initial = value;
+            }
+        }
+        if kind == 8 {
+            let by = i64::from(u32::from_be_bytes(payload.try_into().unwrap()));
+            let window = match stream {
+                0 => &mut self.peer_window,
+                _ => self.peer_streams.entry(stream).or_insert(self.peer_initial),
+            };
+            *window += by;
+            assert!(*window <= MAX_WINDOW, "the peer is given a window that is too large");
         }
         if kind == 0 && !payload.is_empty() {
             let n = i64::try_from(payload.len()).unwrap();
