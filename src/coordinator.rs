@@ -135,10 +135,13 @@ impl Coordinator {
                 }
             }
             Event::MasterHeard { lease, trust_percent } => self.hear(lease, trust_percent),
-            Event::MasterLost { detail, failed_calls } => {
+            Event::MasterCalls(calls) => {
+                self.view.master.failed_calls = calls.iter().map(|counts| counts.failed).sum();
+                self.view.master.calls = calls;
+            }
+            Event::MasterLost { detail } => {
                 self.view.master.is_connected = false;
                 self.view.master.detail = detail;
-                self.view.master.failed_calls = failed_calls;
             }
             Event::Offers { poll, offers } => self.handle_offers(poll, offers),
             Event::Cancel { key, reason, is_superseded } => self.handle_cancel(&key, reason, is_superseded),

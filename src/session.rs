@@ -126,7 +126,6 @@ pub struct SessionThread {
     next_heartbeat: Duration,
     next_report: Duration,
     sequence: u64,
-    failed_calls: u64,
     lost_at: Option<Duration>,
     last_reason: String,
 }
@@ -148,7 +147,6 @@ impl SessionThread {
             next_heartbeat: now,
             next_report: now,
             sequence: 0,
-            failed_calls: 0,
             lost_at: None,
             last_reason: String::new(),
             parts,
@@ -225,6 +223,7 @@ impl SessionThread {
             self.next_heartbeat = now + self.heartbeat_interval;
             self.sequence += 1;
             self.parts.master.heartbeat(self.sequence, &snapshot);
+            self.tell_calls();
         }
         if now >= self.next_report {
             self.next_report = now + self.parts.report_interval;
@@ -306,7 +305,7 @@ impl SessionThread {
             warn!("no connection to the master at {}: {reason}", self.parts.master.lane().target());
             self.last_reason.clone_from(&reason);
         }
-        self.tell(Event::MasterLost { detail: reason, failed_calls: self.failed_calls });
+        self.tell(Event::MasterLost { detail: reason });
     }
 
     fn handle_reply(&mut self, reply: Reply) {
@@ -374,7 +373,7 @@ impl SessionThread {
     }
 
     fn handle_failure(&mut self, call: CallId, error: &CallError) {
-        self.failed_calls += 1;
+        self.tell_calls();
         if self.standing == Standing::Registering && self.registration == Some(call) {
             return self.handle_refused_registration(error);
         }
@@ -402,7 +401,12 @@ impl SessionThread {
             self.last_reason.clone_from(&detail);
         }
         self.standing = Standing::Unregistered { retry_at: boottime() + pause };
-        self.tell(Event::MasterLost { detail, failed_calls: self.failed_calls });
+        self.tell(Event::MasterLost { detail });
+    }
+
+    fn tell_calls(&mut self) {
+        let calls = self.parts.master.tally().read();
+        self.tell(Event::MasterCalls(calls));
     }
 
     fn tell(&mut self, event: Event) {

@@ -144,3 +144,19 @@ fn answers_that_make_no_sense_fail_the_call_and_name_what_is_missing() {
     let reason = answer(&mut broken).unwrap_err();
     assert!(reason.starts_with("the master's answer can't be read"), "{reason}");
 }
+
+#[test]
+fn calls_are_counted_by_method_with_their_bytes_and_failures() {
+    let said = schema::HeartbeatResponse { lease_ms: 5_000, ..Default::default() }.encode_to_vec();
+    let (address, _) = scripted(vec![said.clone(), vec![0xff; 40]]);
+    let mut master = master(address);
+    heartbeat(&mut master);
+    assert!(answer(&mut master).is_ok());
+    heartbeat(&mut master);
+    assert!(answer(&mut master).is_err());
+    let counts = master.tally().read().into_iter().find(|counts| counts.method == "Heartbeat").unwrap();
+    assert_eq!((counts.calls, counts.failed), (2, 1));
+    assert_eq!(counts.received_bytes, said.len() as u64 + 40);
+    // Sequence 1 and state 1, two bytes each, are the least that a heartbeat says.
+    assert!(counts.sent_bytes >= 2 * 2, "{counts:?}");
+}

@@ -11,6 +11,7 @@ use crate::node::offer::Offer;
 use crate::node::order::{CancelState, Desired, Directive, Marks, Refusal, TaskNews};
 use crate::node::record::{EventKind, FinalReport, Phase};
 use crate::node::resources::Resources;
+use crate::node::snapshot::CallCounts;
 use crate::node::snapshot::{EngineView, HostSample};
 use crate::node::spec::{FieldError, SpecDefaults, TaskSpec};
 
@@ -33,7 +34,9 @@ pub enum Event {
     /// The master answered a heartbeat or poll; absent: as it was.
     MasterHeard { lease: Option<Duration>, trust_percent: Option<u32> },
     /// The connection is down.
-    MasterLost { detail: String, failed_calls: u64 },
+    MasterLost { detail: String },
+    /// What the calls of both lanes have cost so far.
+    MasterCalls(Vec<CallCounts>),
     /// Answer of an AssignTask poll, to be settled by [`Effect::SettlePoll`].
     Offers { poll: u64, offers: Vec<(u64, Result<Box<Offer>, FieldError>)> },
     /// The master wants an attempt stopped.

@@ -13,6 +13,7 @@ use crate::rpc::Waker;
 use crate::rpc::dial::Target;
 use crate::rpc::lane::{Lane, LaneConfig};
 use crate::rpc::master::{Introduction, Master};
+use crate::rpc::method::Tally;
 use crate::rpc::proxy::{Proxy, ProxyRules};
 use crate::rpc::tls::{self, Identity, Roots, TlsError, TrustedTime};
 use crate::session::{self, Session, SessionThread};
@@ -156,8 +157,11 @@ impl Lanes {
     pub fn start(route: &Route, needs: Needs) -> Result<Self, String> {
         let (session_orders, session_inbox) = bounded(MAX_ORDERS);
         let (submit_orders, submit_inbox) = bounded(MAX_ORDERS);
-        let (session_master, session_waker) = route.master(&needs.introduction)?;
-        let (submit_master, submit_waker) = route.master(&needs.introduction)?;
+        let (mut session_master, session_waker) = route.master(&needs.introduction)?;
+        let (mut submit_master, submit_waker) = route.master(&needs.introduction)?;
+        let tally = Arc::new(Tally::default());
+        session_master.set_tally(Arc::clone(&tally));
+        submit_master.set_tally(tally);
         let session = Watch::new(Session::default());
         let outbox = needs.store.outbox();
         outbox.set_waker(waking(&submit_waker));

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use crate::node::snapshot::{NodeState, Snapshot};
+use crate::node::snapshot::{CallCounts, NodeState, Snapshot};
 
 /// What a scraper expects.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -30,8 +30,7 @@ fn node(page: &mut Page, snapshot: &Snapshot) {
     page.gauge("hivemind_start_time_seconds", "Start of the worker, since 1970.", Some(started));
     let is_connected = u8::from(snapshot.master.is_connected);
     page.gauge("hivemind_master_connected", "1 while the node is registered.", Some(is_connected));
-    page.head("hivemind_master_failed_calls_total", "counter", "Calls to the master that failed.");
-    page.line("hivemind_master_failed_calls_total", &[], snapshot.master.failed_calls);
+    calls(page, &snapshot.master.calls);
     page.gauge("hivemind_engine_usable", "1 while tasks can run.", Some(u8::from(snapshot.engine.is_usable)));
     page.gauge("hivemind_alerts", "Alerts that are shown to the owner.", Some(snapshot.alerts.len()));
     for (kind, amount) in [("lent", &snapshot.lent), ("promised", &snapshot.promised)] {
@@ -42,6 +41,19 @@ fn node(page: &mut Page, snapshot: &Snapshot) {
         page.gauge(&name("disk_bytes"), &format!("Disk {kind}."), Some(amount.disk_bytes));
         page.gauge(&name("slots"), &format!("Tasks at the same time, {kind}."), Some(amount.slots));
     }
+}
+
+fn calls(page: &mut Page, calls: &[CallCounts]) {
+    let mut figure = |name: &str, help: &str, of: fn(&CallCounts) -> u64| {
+        page.head(name, "counter", help);
+        for counts in calls {
+            page.line(name, &[("method", &counts.method)], of(counts));
+        }
+    };
+    figure("hivemind_master_calls_total", "Calls to the master.", |counts| counts.calls);
+    figure("hivemind_master_failed_calls_total", "Calls to the master that failed.", |counts| counts.failed);
+    figure("hivemind_master_sent_bytes_total", "Bytes of messages to the master.", |counts| counts.sent_bytes);
+    figure("hivemind_master_received_bytes_total", "Bytes of the master's answers.", |counts| counts.received_bytes);
 }
 
 fn host(page: &mut Page, snapshot: &Snapshot) {

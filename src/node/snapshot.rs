@@ -65,6 +65,23 @@ pub struct MasterView {
     pub detail: String,
     /// Calls that failed since the start.
     pub failed_calls: u64,
+    /// The calls since the start, by method.
+    pub calls: Vec<CallCounts>,
+}
+
+/// What the calls of one method have cost since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallCounts {
+    /// Its name.
+    pub method: String,
+    /// Calls that were begun.
+    pub calls: u64,
+    /// Those of them that were not answered, or not well.
+    pub failed: u64,
+    /// Bytes of the messages that went out, without framing.
+    pub sent_bytes: u64,
+    /// Bytes of the messages that came back, without framing.
+    pub received_bytes: u64,
 }
 
 /// Whether the engine answers.

@@ -10,6 +10,7 @@ use prost::Message;
 use super::convert;
 use super::key::NodeKey;
 use super::lane::{Lane, LaneEvent};
+use super::method::{Method, Tally};
 use super::tls::TrustedTime;
 use super::{schema, wire};
 use crate::grpc::{CallError, CallId, Code, Metadata, Processed, Request};
@@ -21,23 +22,6 @@ use crate::node::record::Piece;
 use crate::node::snapshot::Snapshot;
 use crate::node::spec::FieldError;
 
-const REGISTER: &str = "/hivemind.v1.NodeService/RegisterNode";
-const HEARTBEAT: &str = "/hivemind.v1.NodeService/Heartbeat";
-const REPORT: &str = "/hivemind.v1.NodeService/ReportNodeStatus";
-const ASSIGN: &str = "/hivemind.v1.TaskService/AssignTask";
-const SUBMIT: &str = "/hivemind.v1.TaskService/SubmitTaskResult";
-const CANCEL: &str = "/hivemind.v1.TaskService/CancelTask";
-
-/// Calls that only tell something small.
-const QUICK: Duration = Duration::from_secs(20);
-/// A piece over a slow uplink.
-const SUBMIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// What a poll gets beyond the time for which the master holds it.
-const POLL_SLACK: Duration = Duration::from_secs(15);
-/// Limit of every answer but AssignTask's (design section 2).
-const MAX_ANSWER: usize = 4 << 20;
-/// Limit of AssignTask's answer.
-const MAX_ASSIGNMENTS_ANSWER: usize = 32 << 20;
 /// Offers, directives and cancellations of one answer that are read; a master has no reason for more, and repeats them.
 const MAX_ORDERS: usize = 1_000;
 /// Of a cancellation's reason, which goes into the final report: that must stay below the limit of a call.
@@ -168,18 +152,37 @@ pub struct Master {
     session_token: Option<String>,
     calls: BTreeMap<CallId, Kind>,
     clock: Option<Arc<TrustedTime>>,
+    tally: Arc<Tally>,
 }
 
 impl Master {
     /// Calls over `lane`.
     pub fn new(lane: Lane, introduction: Arc<Introduction>) -> Self {
         let node_id = introduction.node_id.clone();
-        Self { lane, introduction, node_id, session_token: None, calls: BTreeMap::new(), clock: None }
+        Self {
+            lane,
+            introduction,
+            node_id,
+            session_token: None,
+            calls: BTreeMap::new(),
+            clock: None,
+            tally: Arc::default(),
+        }
     }
 
     /// Where the master's time is told. Only for a lane with TLS: the time must be the master's own.
     pub fn set_clock(&mut self, clock: Arc<TrustedTime>) {
         self.clock = Some(clock);
+    }
+
+    /// Counts into `tally`, which another lane may share.
+    pub fn set_tally(&mut self, tally: Arc<Tally>) {
+        self.tally = tally;
+    }
+
+    /// What the calls of all lanes that share it have cost.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The lane below, for its waker and urgency.
@@ -228,7 +231,7 @@ impl Master {
             proof,
         };
         self.session_token = None;
-        self.call(REGISTER, &request, QUICK, Kind::Register)
+        self.call(&request, Duration::ZERO, Kind::Register)
     }
 
     /// Tells that the node is alive.
@@ -240,7 +243,7 @@ impl Master {
             reason: snapshot.state_reason.clone(),
             held: convert::held(snapshot),
         };
-        self.call(HEARTBEAT, &request, QUICK, Kind::Heartbeat)
+        self.call(&request, Duration::ZERO, Kind::Heartbeat)
     }
 
     /// Tells how the machine and its tasks fare.
@@ -254,7 +257,7 @@ impl Master {
             alerts: snapshot.alerts.clone(),
             reward_estimate: snapshot.reward_estimate,
         };
-        self.call(REPORT, &request, QUICK, Kind::Report)
+        self.call(&request, Duration::ZERO, Kind::Report)
     }
 
     /// Opens the long poll.
@@ -280,13 +283,13 @@ impl Master {
             taken: taken.to_vec(),
             refused: refused.collect(),
         };
-        self.call(ASSIGN, &request, wait + POLL_SLACK, Kind::Assign(poll))
+        self.call(&request, wait, Kind::Assign(poll))
     }
 
     /// Sends one piece of a record.
     pub fn submit(&mut self, piece: Piece) -> CallId {
         let request = convert::piece(&self.node_id, &piece);
-        self.call(SUBMIT, &request, SUBMIT_TIMEOUT, Kind::Submit(Box::new(piece)))
+        self.call(&request, Duration::ZERO, Kind::Submit(Box::new(piece)))
     }
 
     /// Says how a cancellation stands.
@@ -303,7 +306,7 @@ impl Master {
             state: state.into(),
             reason: reason.to_owned(),
         };
-        self.call(CANCEL, &request, QUICK, Kind::Cancel)
+        self.call(&request, Duration::ZERO, Kind::Cancel)
     }
 
     /// Gives up a call, for instance a poll whose figures are old.
@@ -312,15 +315,23 @@ impl Master {
         self.lane.cancel(id);
     }
 
-    fn call(&mut self, path: &str, request: &impl Message, timeout: Duration, kind: Kind) -> CallId {
+    /// `hold` is how long the master keeps the call on purpose.
+    fn call(&mut self, request: &impl Message, hold: Duration, kind: Kind) -> CallId {
         let mut metadata = Metadata::default();
         if let Some(token) = &self.session_token
             && let Err(error) = metadata.add_secret("authorization", format!("Bearer {token}"))
         {
             log::error!("the session token can't be sent: {error}");
         }
-        let max_response = if matches!(kind, Kind::Assign(_)) { MAX_ASSIGNMENTS_ANSWER } else { MAX_ANSWER };
-        let request = Request { path: path.to_owned(), metadata, body: request.encode_to_vec(), timeout, max_response };
+        let method = kind.method();
+        let request = Request {
+            path: method.path().to_owned(),
+            metadata,
+            body: request.encode_to_vec(),
+            timeout: method.timeout(hold),
+            max_response: method.max_response(),
+        };
+        self.tally.began(method, request.body.len());
         let id = self.lane.call(request);
         self.calls.insert(id, kind);
         id
@@ -337,14 +348,15 @@ impl Master {
                 LaneEvent::Answer { id, result } => {
                     // Of a call that was given up nothing is waited for.
                     let Some(kind) = self.calls.remove(&id) else { continue };
-                    return match result {
-                        Ok(response) => {
-                            let event = read(id, kind, &response.body);
-                            self.learn_time(&event);
-                            event
-                        }
+                    let method = kind.method();
+                    let bytes = result.as_ref().map_or(0, |response| response.body.len());
+                    let event = match result {
+                        Ok(response) => read(id, kind, &response.body),
                         Err(error) => MasterEvent::Failed(id, error, kind.into_piece()),
                     };
+                    self.tally.ended(method, bytes, matches!(event, MasterEvent::Reply(..)));
+                    self.learn_time(&event);
+                    return event;
                 }
             }
         }
@@ -362,6 +374,17 @@ impl Master {
 }
 
 impl Kind {
+    fn method(&self) -> Method {
+        match self {
+            Self::Register => Method::Register,
+            Self::Heartbeat => Method::Heartbeat,
+            Self::Report => Method::Report,
+            Self::Assign(_) => Method::Assign,
+            Self::Submit(_) => Method::Submit,
+            Self::Cancel => Method::Cancel,
+        }
+    }
+
     fn into_piece(self) -> Option<Box<Piece>> {
         match self {
             Self::Submit(piece) => Some(piece),

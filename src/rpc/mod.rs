@@ -8,6 +8,7 @@ pub mod key;
 pub mod lane;
 mod link;
 pub mod master;
+pub mod method;
 mod poll;
 pub mod proxy;
 mod race;
