@@ -7,7 +7,7 @@
 //!
 //! The message is read from standard input and the answer's is written to standard output. Standard error has the status
 //! name, its words, and the metadata, a line each. The value of a name that ends in `-bin` is base64. The exit code is 0 for
-//! OK, 1 for another status, 2 for a wrong command line or no connection.
+//! OK, 1 for another status, 2 for a wrong command line.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hivemind_worker::grpc::{CallError, Code, Metadata, Request};
-use hivemind_worker::rpc::client::{Client, Options};
+use hivemind_worker::rpc::client::{Client, ConnectError, Options};
 use hivemind_worker::rpc::tls::Roots;
 
 const USAGE: &str = "usage: unary URL /package.Service/Method [--metadata K:V]... [--deadline-ms N] \
@@ -48,10 +48,11 @@ fn run(wanted: Wanted) -> Result<ExitCode, Box<dyn std::error::Error>> {
     std::io::stdin().read_to_end(&mut request.body)?;
     let mut client = match Client::connect(&url, &options) {
         Ok(client) => client,
-        Err(error) => {
-            eprintln!("status: {}\nmessage: {error}", Code::Unavailable);
-            return Ok(ExitCode::from(2));
+        Err(ConnectError::Unavailable(reason)) => {
+            eprintln!("status: {}\nmessage: {reason}", Code::Unavailable);
+            return Ok(ExitCode::from(1));
         }
+        Err(error) => return Err(error.into()),
     };
     let (code, message, metadata, trailers) = match client.unary(request) {
         Ok(answer) => {
