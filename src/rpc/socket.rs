@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -21,10 +22,10 @@ const SLACK_MS: u64 = 20;
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
-    /// What [`Socket::wait`] has read.
-    ahead: Vec<u8>,
-    /// Bytes of it that were taken.
-    taken: usize,
+    /// Where [`Socket::wait`] reads to: made when that is first used.
+    ahead: Box<[u8]>,
+    /// What it has brought, as far as that was not taken.
+    filled: Range<usize>,
     /// Why [`Socket::wait`] could not read.
     failure: Option<io::Error>,
     /// The last read took all that there was.
@@ -38,8 +39,8 @@ impl Socket {
     pub(super) fn new(stream: TcpStream) -> io::Result<Socket> {
         // Each call says for itself that it must not wait.
         stream.set_nonblocking(false)?;
-        let (ahead, taken, failure) = (Vec::new(), 0, None);
-        Ok(Socket { stream, ahead, taken, failure, is_drained: false, wait_ms: 0 })
+        let (ahead, filled, failure) = (Box::default(), 0..0, None);
+        Ok(Socket { stream, ahead, filled, failure, is_drained: false, wait_ms: 0 })
     }
 
     /// Waits until there is something to read or `timeout` has nearly passed; false when the time is too short for that.
@@ -56,12 +57,12 @@ impl Socket {
             }
             self.wait_ms = wait_ms;
         }
-        self.ahead.resize(CHUNK, 0);
-        self.taken = 0;
-        let received = recv(&self.stream, self.ahead.as_mut_slice(), RecvFlags::empty());
-        let count = received.map_or(0, |(count, _)| count);
+        if self.ahead.is_empty() {
+            self.ahead = vec![0; CHUNK].into();
+        }
+        let received = recv(&self.stream, &mut *self.ahead, RecvFlags::empty());
+        self.filled = 0..received.map_or(0, |(count, _)| count);
         self.is_drained = false;
-        self.ahead.truncate(count);
         if let Err(error) = received
             && !matches!(error, Errno::AGAIN | Errno::INTR)
         {
@@ -80,7 +81,7 @@ impl Read for Socket {
         if std::mem::take(&mut self.is_drained) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let ahead = self.ahead.get(self.taken..).unwrap_or_default();
+        let ahead = self.ahead.get(self.filled.clone()).unwrap_or_default();
         if ahead.is_empty() {
             let (count, _) = recv(&self.stream, &mut *out, RecvFlags::DONTWAIT)?;
             self.is_drained = count > 0 && count < out.len();
@@ -89,8 +90,9 @@ impl Read for Socket {
         let count = ahead.len().min(out.len());
         let (from, to) = (ahead.get(..count).unwrap_or_default(), out.get_mut(..count).unwrap_or_default());
         to.copy_from_slice(from);
-        self.taken += count;
-        self.is_drained = self.taken == self.ahead.len() && self.ahead.len() < CHUNK;
+        self.filled.start += count;
+        // A full buffer may not have been all.
+        self.is_drained = self.filled.is_empty() && self.filled.end < CHUNK;
         Ok(count)
     }
 }
