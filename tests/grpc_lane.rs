@@ -119,7 +119,8 @@ fn calls_run_beside_each_other_and_can_be_cancelled(way: Way) {
     }
     assert_eq!(served.peer.line(), "HANGING h");
     lane.cancel(hanging);
-    assert!(matches!(lane.next(boottime()), LaneEvent::TimedOut));
+    let event = lane.next(boottime());
+    assert!(matches!(event, LaneEvent::TimedOut), "{event:?}");
     assert_eq!(served.peer.line(), "ENDED h");
 }
 
