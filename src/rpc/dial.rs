@@ -18,7 +18,6 @@ use super::proxy::Proxy;
 use super::race::{Race, Standing};
 use super::resolve::Resolve;
 use super::tunnel::Tunnel;
-use super::wake::Waker;
 
 pub use super::target::{Scheme, Target, TargetError};
 
@@ -31,7 +30,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How far a dial is.
 #[derive(Debug)]
 pub enum Progress {
-    /// Not done; wait for what the dial waits for, for the waker, or for [`Dial::poll_timeout`].
+    /// Not done; wait for what the dial waits for, or for [`Dial::poll_timeout`].
     Pending,
     /// Done. The address is the proxy's when there is one.
     Connected(TcpStream, SocketAddr),
@@ -57,21 +56,22 @@ enum Stage {
 }
 
 impl Dial {
-    /// Begins. `waker` is woken when a name is resolved.
-    pub fn new(target: &Target, proxy: Option<&Proxy>, waker: Waker, now: Duration) -> Dial {
+    /// Begins.
+    pub fn new(target: &Target, proxy: Option<&Proxy>, now: Duration) -> Dial {
         let (host, port) = proxy.map_or((target.host.as_str(), target.port), |proxy| (proxy.host(), proxy.port()));
         Dial {
             target: target.clone(),
             proxy: proxy.cloned(),
             give_up: now + CONNECT_TIMEOUT,
-            stage: Stage::Resolving(Resolve::new(host, port, waker)),
+            stage: Stage::Resolving(Resolve::new(host, port)),
         }
     }
 
     /// What to wait for.
     pub(super) fn interests(&self) -> Vec<Interest<'_>> {
         match &self.stage {
-            Stage::Resolving(_) | Stage::Over => Vec::new(),
+            Stage::Resolving(resolve) => resolve.interest().into_iter().collect(),
+            Stage::Over => Vec::new(),
             Stage::Racing(race) => race.interests().collect(),
             Stage::Tunneling(tunnel, _) => vec![tunnel.interest()],
         }
@@ -142,18 +142,14 @@ mod tests {
     use std::net::TcpListener;
 
     use super::super::poll;
-    use super::super::wake::Wake;
     use super::*;
     use crate::sys::clock::boottime;
 
-    fn run(mut dial: Dial, wake: &Wake) -> Progress {
+    fn run(mut dial: Dial) -> Progress {
         loop {
             match dial.advance(boottime()) {
                 Progress::Pending => {
-                    use std::os::fd::AsFd;
-                    let mut all = vec![Interest::read(wake.as_fd())];
-                    all.extend(dial.interests());
-                    poll::wait(&all, dial.poll_timeout().saturating_sub(boottime()));
+                    poll::wait(&dial.interests(), dial.poll_timeout().saturating_sub(boottime()));
                 }
                 done => return done,
             }
@@ -162,27 +158,25 @@ mod tests {
 
     #[test]
     fn connects_by_name_and_says_why_it_cannot() {
-        let wake = Wake::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let now = boottime();
         let target = Target { scheme: Scheme::Http, host: "localhost".into(), port };
-        assert!(matches!(run(Dial::new(&target, None, wake.waker(), now), &wake), Progress::Connected(..)));
+        assert!(matches!(run(Dial::new(&target, None, now)), Progress::Connected(..)));
         drop(listener);
         let target = Target { host: "127.0.0.1".into(), ..target };
-        let failed = run(Dial::new(&target, None, wake.waker(), now), &wake);
+        let failed = run(Dial::new(&target, None, now));
         let Progress::Failed(reason) = failed else { panic!("connected") };
         assert!(reason.starts_with(&format!("failed to connect to 127.0.0.1:{port}: ")), "{reason}");
     }
 
     #[test]
     fn listener_of_one_family_is_found() {
-        let wake = Wake::new().unwrap();
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).unwrap();
             let address = listener.local_addr().unwrap();
             let target = Target { scheme: Scheme::Http, host: address.ip().to_string(), port: address.port() };
-            match run(Dial::new(&target, None, wake.waker(), boottime()), &wake) {
+            match run(Dial::new(&target, None, boottime())) {
                 Progress::Connected(_, peer) => assert_eq!(peer, address),
                 other => panic!("{other:?}"),
             }
@@ -191,13 +185,12 @@ mod tests {
 
     #[test]
     fn silent_proxy_has_its_time() {
-        let wake = Wake::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let proxy = Proxy::parse(&format!("http://u:secret@{address}")).unwrap();
         let target = Target::parse("https://master.example").unwrap();
         let begin = boottime();
-        let mut dial = Dial::new(&target, Some(&proxy), wake.waker(), begin);
+        let mut dial = Dial::new(&target, Some(&proxy), begin);
         while !matches!(dial.stage, Stage::Tunneling(..)) {
             assert!(matches!(dial.advance(begin), Progress::Pending));
         }

@@ -236,9 +236,7 @@ impl Lane {
         loop {
             self.state = match std::mem::replace(&mut self.state, State::Waiting { until: now }) {
                 State::Waiting { until } if now < until => return self.state = State::Waiting { until },
-                State::Waiting { .. } => {
-                    State::Dialing(Box::new(Dial::new(&self.target, self.proxy.as_ref(), self.wake.waker(), now)))
-                }
+                State::Waiting { .. } => State::Dialing(Box::new(Dial::new(&self.target, self.proxy.as_ref(), now))),
                 State::Dialing(mut dial) => match dial.advance(now) {
                     Progress::Pending => return self.state = State::Dialing(dial),
                     Progress::Connected(socket, peer) => self.link(socket, peer, now),

@@ -3,9 +3,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
-use super::wake::Waker;
+use super::poll::Interest;
+use super::wake::Wake;
 
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -21,19 +23,28 @@ pub(super) struct Resolve {
 
 #[derive(Debug)]
 enum State {
-    Asking(Receiver<io::Result<Vec<SocketAddr>>>),
+    /// With what is woken by the answer.
+    Asking(Receiver<io::Result<Vec<SocketAddr>>>, Wake),
     Known(SocketAddr),
     Failed(io::Error),
 }
 
 impl Resolve {
-    /// Begins. `waker` is woken when there is an answer; an address needs none.
-    pub(super) fn new(host: &str, port: u16, waker: Waker) -> Resolve {
+    /// Begins. An address needs no answer.
+    pub(super) fn new(host: &str, port: u16) -> Resolve {
         let state = match host.parse::<IpAddr>() {
             Ok(address) => State::Known(SocketAddr::new(address, port)),
-            Err(_) => ask(host.to_owned(), port, waker),
+            Err(_) => ask(host.to_owned(), port).unwrap_or_else(State::Failed),
         };
         Resolve { host: host.to_owned(), state }
+    }
+
+    /// What to wait for.
+    pub(super) fn interest(&self) -> Option<Interest<'_>> {
+        match &self.state {
+            State::Asking(_, wake) => Some(Interest { fd: wake.as_fd(), read: true, write: false }),
+            State::Known(_) | State::Failed(_) => None,
+        }
     }
 
     /// The addresses in the system's order, at least one; nothing while they are not known.
@@ -41,9 +52,9 @@ impl Resolve {
         let found = match &self.state {
             State::Known(address) => return Some(Ok(vec![*address])),
             State::Failed(error) => {
-                return Some(Err(format!("failed to start a thread that resolves {}: {error}", self.host)));
+                return Some(Err(format!("failed to begin to resolve {}: {error}", self.host)));
             }
-            State::Asking(receiver) => receiver.try_recv(),
+            State::Asking(receiver, _) => receiver.try_recv(),
         };
         match found {
             Ok(Ok(found)) if found.is_empty() => Some(Err(format!("{} has no address", self.host))),
@@ -55,7 +66,9 @@ impl Resolve {
     }
 }
 
-fn ask(host: String, port: u16, waker: Waker) -> State {
+fn ask(host: String, port: u16) -> io::Result<State> {
+    let wake = Wake::new()?;
+    let waker = wake.waker();
     let (sender, receiver) = sync_channel(1);
     let resolve = move || {
         let found = (host, port).to_socket_addrs().map(|found| found.take(MAX_ADDRESSES).collect());
@@ -63,8 +76,6 @@ fn ask(host: String, port: u16, waker: Waker) -> State {
             waker.wake();
         }
     };
-    match std::thread::Builder::new().name("resolve".into()).stack_size(RESOLVER_STACK).spawn(resolve) {
-        Ok(_) => State::Asking(receiver),
-        Err(error) => State::Failed(error),
-    }
+    std::thread::Builder::new().name("resolve".into()).stack_size(RESOLVER_STACK).spawn(resolve)?;
+    Ok(State::Asking(receiver, wake))
 }
