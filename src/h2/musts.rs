@@ -42,7 +42,7 @@
 //! | 5.4.1 | the transport is closed after a GOAWAY for an error | `server_that_asks_and_does_not_read_is_cut_off`, `our_server_hangs_up_on_what_is_not_http2` |
 //! | 5.4.2 | whoever resets is prepared for what was under way | `late_frames_after_our_reset_are_ignored_and_their_bytes_given_back` |
 //! | 5.4.2 | no RST_STREAM in answer to RST_STREAM | `s5_4_2_a_reset_is_never_answered_by_one`, `row_13_resets_and_stream_errors` |
-//! | 5.4.2 | (SHOULD) one RST_STREAM a stream | `s5_4_2_one_reset_is_sent_for_each_stream` |
+//! | 5.4.2 | (SHOULD) one RST_STREAM a stream | `s5_4_2_one_reset_is_sent_for_each_stream`, `s5_4_2_late_frames_of_hundreds_of_reset_streams_are_no_errors` |
 //! | 5.5 | unknown values and frames are ignored | `s4_1_unknown_types_and_flags_are_ignored`, `last_value_wins_and_unknown_settings_are_ignored` |
 //! | 5.5 | extension frames inside a field block are a connection error PROTOCOL_ERROR | `row_28_padding_priority_and_what_is_unknown`, `row_28_unknown_frames_on_our_server` |
 //! | 5.5 | extensions are negotiated, and off at first | not ours: we have none |

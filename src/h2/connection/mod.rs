@@ -40,8 +40,6 @@ const MAX_GROWN_WINDOW: u32 = 96 * 1024 * 1024;
 const MAX_CONCURRENT_STREAMS: u32 = 32;
 /// How long the peer's first SETTINGS may take, since it is the first thing that a peer sends.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Streams that we reset and on which late frames are expected: more than can be under way.
-const MAX_REMEMBERED_RESETS: usize = 256;
 /// Largest buffer that is kept for the next [`Event::Data`]: what a few reads bring.
 const MAX_SPARE: usize = 64 * 1024;
 /// Stream errors that one connection may cause: an honest peer causes none.
@@ -212,6 +210,8 @@ pub struct Connection {
     last_told: StreamId,
     go_away_received: Option<(StreamId, ErrorCode, String)>,
     recent_resets: VecDeque<StreamId>,
+    /// The highest stream that `recent_resets` had to forget: late frames up to it can't be told from wrong ones.
+    forgotten_reset: StreamId,
     counts: receive::Counts,
     handshake_deadline: Option<Instant>,
     pinger: keepalive::Pinger,
@@ -257,6 +257,7 @@ impl Connection {
             last_told: MAX_STREAM_ID,
             go_away_received: None,
             recent_resets: VecDeque::new(),
+            forgotten_reset: 0,
             counts: receive::Counts::default(),
             handshake_deadline: Some(now + HANDSHAKE_TIMEOUT),
             pinger: keepalive::Pinger::new(config.keepalive, now),
@@ -482,14 +483,6 @@ impl Connection {
         self.control.push(|out| frame::put_headers(out, id, block, end, frame::MAX_FRAME_SIZE));
     }
 
-    fn put_reset(&mut self, id: StreamId, code: ErrorCode) {
-        if self.recent_resets.len() == MAX_REMEMBERED_RESETS {
-            self.recent_resets.pop_front();
-        }
-        self.recent_resets.push_back(id);
-        self.control.push(|out| frame::put_rst_stream(out, id, code));
-    }
-
     /// A server that has answered wants no more of the request (RFC 9113 section 8.1).
     fn stop_peer(&mut self, id: StreamId) {
         if self.role == Role::Server && self.streams.contains_key(&id) {
@@ -538,7 +531,7 @@ impl Connection {
                 }
                 let known = self.streams.remove(&id).is_some();
                 // At most one reset a stream (RFC 9113 section 5.4.2).
-                if !self.recent_resets.contains(&id) {
+                if !self.was_reset(id) {
                     self.put_reset(id, code);
                 }
                 if known {

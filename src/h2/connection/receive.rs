@@ -449,7 +449,7 @@ impl Connection {
 
     /// A frame on a closed stream: late if we reset it, an error otherwise (RFC 9113 section 5.1).
     fn stray(&mut self, id: StreamId) -> Result<(), Fault> {
-        if self.recent_resets.contains(&id) {
+        if self.was_reset(id) {
             return Ok(());
         }
         Err(Fault::stream(id, ErrorCode::STREAM_CLOSED, "frame on a closed stream"))

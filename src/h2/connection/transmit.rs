@@ -8,6 +8,8 @@ use crate::h2::stream::{SendEnd, Step};
 /// Bytes after which one `poll_transmit` stops. It bounds how much lies in a socket's or TLS buffer before control
 /// frames, and so how late a PING's answer or a reset can be.
 const TRANSMIT_TARGET: usize = 64 * 1024;
+/// Streams that we reset and on which late frames are expected: more than can be under way.
+const MAX_REMEMBERED_RESETS: usize = 256;
 /// PING and SETTINGS acknowledgements that wait. More wait only if the peer asks and does not read.
 const MAX_PENDING_REPLIES: u32 = 32;
 /// Bytes of heads and resets that a server holds for a client that does not read: thousands of them. Without it each
@@ -119,6 +121,21 @@ impl Connection {
     fn end_sending(&mut self, id: StreamId) {
         self.step(id, Step::SendEnd);
         self.stop_peer(id);
+    }
+
+    /// Resets a stream and remembers it.
+    pub(super) fn put_reset(&mut self, id: StreamId, code: ErrorCode) {
+        if self.recent_resets.len() == MAX_REMEMBERED_RESETS {
+            let forgotten = self.recent_resets.pop_front().unwrap_or_default();
+            self.forgotten_reset = self.forgotten_reset.max(forgotten);
+        }
+        self.recent_resets.push_back(id);
+        self.control.push(|out| frame::put_rst_stream(out, id, code));
+    }
+
+    /// Whether we have reset a stream, as far as that is known; then it is not reset again.
+    pub(super) fn was_reset(&self, id: StreamId) -> bool {
+        id <= self.forgotten_reset && !self.streams.contains_key(&id) || self.recent_resets.contains(&id)
     }
 
     pub(super) fn reply_overflow() -> super::Fault {
