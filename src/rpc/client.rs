@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use super::dial::{Scheme, Target, TargetError};
 use super::lane::{Lane, LaneConfig, LaneEvent};
-use super::proxy::Proxy;
+use super::proxy::{self, Proxy};
 use super::tls::{self, Identity, Roots, TlsError, TrustedTime};
 use crate::grpc::{CallError, CallId, Code, Processed, Request, Response};
 use crate::sys::clock::boottime;
@@ -42,8 +42,8 @@ pub struct Options {
     pub roots: Roots,
     /// What a server that asks for a client certificate gets.
     pub identity: Option<Identity>,
-    /// Through which HTTP proxy the connection goes.
-    pub proxy: Option<Proxy>,
+    /// How the connection goes there.
+    pub route: Route,
     /// Sent with each call.
     pub user_agent: String,
     /// How long [`Client::connect`] may take.
@@ -51,16 +51,28 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// The system's authorities, no client certificate, no proxy, 20 s.
+    /// The system's authorities, no client certificate, the environment's proxy, 20 s.
     fn default() -> Options {
         Options {
             roots: Roots::System,
             identity: None,
-            proxy: None,
+            route: Route::default(),
             user_agent: concat!("hivemind-worker/", env!("CARGO_PKG_VERSION")).to_owned(),
             connect_timeout: Duration::from_secs(20),
         }
     }
+}
+
+/// The way to a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Route {
+    /// Through the proxy that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name, if they do: see [`super::proxy`].
+    #[default]
+    Environment,
+    /// To the server itself.
+    Direct,
+    /// Through this HTTP proxy.
+    Proxy(Proxy),
 }
 
 /// Why there is no connection.
@@ -70,6 +82,8 @@ pub enum ConnectError {
     Url(TargetError),
     /// TLS can't be set up with these options.
     Tls(TlsError),
+    /// A variable of the environment names no proxy that can be used: which, and why.
+    Proxy(&'static str, String),
     /// The server can't be reached or does not speak HTTP/2; why, for people.
     Unavailable(String),
     /// This machine lacks what it needs, such as descriptors.
@@ -81,6 +95,7 @@ impl fmt::Display for ConnectError {
         match self {
             ConnectError::Url(error) => error.fmt(f),
             ConnectError::Tls(error) => error.fmt(f),
+            ConnectError::Proxy(name, reason) => write!(f, "{name}: {reason}"),
             ConnectError::Unavailable(reason) => f.write_str(reason),
             ConnectError::System(error) => write!(f, "make a connection: {error}"),
         }
@@ -92,7 +107,7 @@ impl std::error::Error for ConnectError {
         match self {
             ConnectError::Url(error) => Some(error),
             ConnectError::Tls(error) => Some(error),
-            ConnectError::Unavailable(_) => None,
+            ConnectError::Proxy(..) | ConnectError::Unavailable(_) => None,
             ConnectError::System(error) => Some(error),
         }
     }
@@ -120,10 +135,16 @@ impl Client {
             }
         };
         let tls = tls.map_err(ConnectError::Tls)?;
+        let proxy = match &options.route {
+            Route::Environment => proxy::pick_from(&|name| std::env::var(name).ok(), &target)
+                .map_err(|(name, reason)| ConnectError::Proxy(name, reason))?,
+            Route::Direct => None,
+            Route::Proxy(proxy) => Some(proxy.clone()),
+        };
         let config = LaneConfig {
             target,
             tls,
-            proxy: options.proxy.clone(),
+            proxy,
             user_agent: options.user_agent.clone(),
             // Jitter is for many nodes; this is one client.
             seed: boottime().subsec_nanos().into(),
