@@ -76,6 +76,12 @@ scripts_parse() {
     for script in scripts/*.sh .ci/run; do bash -n "$script" || return 1; done
 }
 
+# They are run by scripts/fuzz.sh; here they must only keep up with the code.
+fuzz_targets_compile() {
+    need_command g++ g++
+    cargo check --locked --manifest-path tests/fuzz/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-$ROOT/target}/fuzz"
+}
+
 # A proxy for the tests, which start it themselves: as a service it would take port 80.
 ensure_nginx() {
     PATH=$PATH:/usr/sbin
@@ -118,6 +124,7 @@ step image bash scripts/build-image.sh
 step format cargo fmt --check
 step "format of peers" cargo fmt --check --manifest-path tests/peers/Cargo.toml
 step clippy cargo clippy --locked --all-targets -- -D warnings
+step "fuzz targets" fuzz_targets_compile
 step build cargo build --locked
 step tests cargo test --locked --no-fail-fast
 finish

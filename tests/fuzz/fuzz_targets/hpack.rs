@@ -71,7 +71,7 @@ fn check_blocks(mut input: Input<'_>) {
         compares = matches!(theirs, Some(Ok(_)));
         let fields = match (result, theirs) {
             (Ok(fields), Some(Ok(theirs))) => {
-                let plain: Fields = fields.iter().map(|f| (f.name.clone(), f.value.clone())).collect();
+                let plain: Fields = fields.iter().map(|f| (f.name.to_vec(), f.value.to_vec())).collect();
                 assert_eq!(plain, theirs);
                 fields
             }
