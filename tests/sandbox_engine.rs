@@ -140,8 +140,10 @@ impl Running<'_> {
         while !wanted(&self.next()) {}
     }
 
-    fn wait_for_output(&mut self, text: &str) {
-        self.wait_for(|news| matches!(news, TaskNews::Usage(look) if look.tail.contains(text)));
+    /// With its end: unbuffered Python writes that by a call of its own.
+    fn wait_for_line(&mut self, text: &str) {
+        let line = format!("{text}\n");
+        self.wait_for(|news| matches!(news, TaskNews::Usage(look) if look.tail.contains(&line)));
     }
 
     /// The coordinator's part until the thread has ended: record, then let it clean.
@@ -302,7 +304,7 @@ fn cancelling_lets_a_task_save_its_work() {
         def save(*_):\n    open('output/saved.txt', 'w').write('saved')\n    sys.exit(0)\n\
         signal.signal(signal.SIGTERM, save)\nprint('ready')\ntime.sleep(600)\n";
     let mut task = node.start(&python("cancel", program));
-    task.wait_for_output("ready");
+    task.wait_for_line("ready");
     task.set(stop(Outcome::Cancelled));
     let report = task.finish();
     assert_eq!((report.outcome, report.reason.as_str()), (Outcome::Cancelled, "told to"));
@@ -326,7 +328,7 @@ fn a_container_that_was_left_is_adopted_and_loses_no_output() {
     let program = "import os, sys, time\nprint('before')\ntime.sleep(2)\nprint('between')\n\
         print('trouble', file=sys.stderr)\ntime.sleep(4)\nprint('after')\nopen('output/done', 'w').write('x')\n";
     let mut task = node.start(&python("adopt", program));
-    task.wait_for_output("before");
+    task.wait_for_line("before");
     task.set(Desired { must_leave: true, ..Desired::default() });
     task.wait_for(|news| *news == TaskNews::Left);
     let (spec, marks) = (task.spec.clone(), task.marks.clone());
@@ -351,7 +353,7 @@ fn a_container_that_was_left_is_adopted_and_loses_no_output() {
 fn a_container_that_ended_while_nobody_watched_gives_all_of_its_output() {
     let node = Node::new("ended");
     let mut task = node.start(&python("ended", "import time\nprint('before')\ntime.sleep(2)\nprint('last')\n"));
-    task.wait_for_output("before");
+    task.wait_for_line("before");
     task.set(Desired { must_leave: true, ..Desired::default() });
     task.wait_for(|news| *news == TaskNews::Left);
     let (spec, marks) = (task.spec.clone(), task.marks.clone());
@@ -394,7 +396,7 @@ fn a_timeout_that_had_struck_is_remembered_over_a_restart() {
 fn a_frozen_container_that_is_taken_over_goes_on() {
     let node = Node::new("frozen");
     let mut task = node.start(&python("frozen", "import time\nprint('up')\ntime.sleep(4)\n"));
-    task.wait_for_output("up");
+    task.wait_for_line("up");
     task.set(Desired { is_paused: true, ..Desired::default() });
     task.wait_for(|news| matches!(news, TaskNews::Phase(Phase::Paused, _)));
     let report = restart(&node, task, |mut adopted| adopted.finish());
@@ -423,7 +425,7 @@ fn wait_for_log(docker: &Docker, container: &str, text: &str) {
 fn a_container_removed_by_hand_is_said_to_be() {
     let node = Node::new("removed");
     let mut task = node.start(&python("removed", "import time\nprint('up')\ntime.sleep(600)\n"));
-    task.wait_for_output("up");
+    task.wait_for_line("up");
     node.context.docker.remove_container(task.marks.container_id.as_deref().unwrap()).unwrap();
     let report = task.finish();
     assert_eq!(report.reason, "the container was removed from outside the worker");
@@ -434,7 +436,7 @@ fn a_paused_task_does_not_run_out_of_time() {
     let node = Node::new("pause");
     let offer = Offer { timeout_ms: 4_000, ..python("pause", "import time\nprint('up')\ntime.sleep(1.5)\n") };
     let mut task = node.start(&offer);
-    task.wait_for_output("up");
+    task.wait_for_line("up");
     task.set(Desired { is_paused: true, ..Desired::default() });
     task.wait_for(|news| matches!(news, TaskNews::Phase(Phase::Paused, _)));
     // Longer than the timeout: the wait is the behaviour under test.
