@@ -1,6 +1,6 @@
 //! The calling end: unary calls over one HTTP/2 connection.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use super::metadata::{Metadata, percent_decode};
 use super::status::{Code, Status};
 use super::timeout;
 use crate::h2::fields::find;
+use crate::h2::ids::IdMap;
 use crate::h2::{
     Config, Connection, ConnectionError, ErrorCode, Event, Field, Header, Indexing, Instant, KeepAlive, OpenError,
     ResetCause, StreamId,
@@ -27,7 +28,8 @@ pub struct Request {
     pub metadata: Metadata,
     /// The message.
     pub body: Vec<u8>,
-    /// How long the whole call may take, from now to its answer.
+    /// How long the whole call may take, from now to its answer. [`Duration::MAX`]: for ever, and the server is told
+    /// nothing.
     pub timeout: Duration,
     /// Largest message that is taken as an answer.
     pub max_response: usize,
@@ -147,7 +149,7 @@ pub struct Client {
     config: ClientConfig,
     connection: Connection,
     waiting: VecDeque<(CallId, Request, Instant)>,
-    calls: BTreeMap<StreamId, Call>,
+    calls: IdMap<Call>,
     events: VecDeque<ClientEvent>,
 }
 
@@ -159,7 +161,7 @@ impl Client {
             config,
             connection: Connection::client(h2, now),
             waiting: VecDeque::new(),
-            calls: BTreeMap::new(),
+            calls: IdMap::default(),
             events: VecDeque::new(),
         }
     }
@@ -174,8 +176,9 @@ impl Client {
     /// Gives a call up; it has no answer then.
     pub fn cancel(&mut self, id: CallId, now: Instant) {
         self.waiting.retain(|(waiting, ..)| *waiting != id);
-        if let Some(stream) = self.calls.iter().find(|(_, c)| c.id == id).map(|(s, _)| *s) {
-            self.calls.remove(&stream);
+        let stream = self.calls.iter().find(|(_, c)| c.id == id).map(|(s, _)| s);
+        if let Some(stream) = stream {
+            self.calls.remove(stream);
             self.connection.reset(stream, ErrorCode::CANCEL);
             self.handle_events(now);
         }
@@ -206,7 +209,7 @@ impl Client {
     /// Ends what is overdue.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.connection.handle_timeout(now);
-        let late: Vec<StreamId> = self.calls.iter().filter(|(_, c)| c.deadline <= now).map(|(s, _)| *s).collect();
+        let late: Vec<StreamId> = self.calls.iter().filter(|(_, c)| c.deadline <= now).map(|(s, _)| s).collect();
         for stream in late {
             let processed = self.processed(stream);
             self.fail(stream, CallError::deadline_exceeded(processed));
@@ -280,17 +283,21 @@ impl Client {
         let timeout = timeout::encode(left);
         // A call that did not wait has the timeout that the next one of its kind will have too.
         let indexing = if left == request.timeout { Indexing::Repeated } else { Indexing::Once };
+        let timeout = Field { name: b"grpc-timeout", value: timeout.as_bytes(), indexing };
+        let timeout = (request.timeout != Duration::MAX).then_some(timeout);
         let head = [
             Field::new(":method", "POST"),
             Field::new(":scheme", self.config.scheme),
             Field::new(":path", &request.path),
             Field::new(":authority", &self.config.authority),
-            Field { name: b"grpc-timeout", value: timeout.as_bytes(), indexing },
+        ];
+        let rest = [
             Field::new("te", "trailers"),
             Field::new("content-type", "application/grpc"),
             Field::new("user-agent", &self.config.user_agent),
         ];
-        self.connection.open(head.into_iter().chain(request.metadata.fields()), false)
+        let fields = head.into_iter().chain(timeout).chain(rest).chain(request.metadata.fields());
+        self.connection.open(fields, false)
     }
 
     fn handle_events(&mut self, now: Instant) {
@@ -312,7 +319,7 @@ impl Client {
     }
 
     fn handle_head(&mut self, stream: StreamId, headers: Vec<Header>, end_stream: bool) {
-        let Some(call) = self.calls.get_mut(&stream) else { return };
+        let Some(call) = self.calls.get_mut(stream) else { return };
         let status = find(&headers, ":status").and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
         call.http_status = status.unwrap_or(0);
         if end_stream {
@@ -334,7 +341,7 @@ impl Client {
     fn handle_data(&mut self, stream: StreamId, data: &[u8], end_stream: bool) {
         // The message's limit bounds what is kept, so windows open as bytes come.
         self.connection.release(stream, data.len());
-        let Some(call) = self.calls.get_mut(&stream) else { return };
+        let Some(call) = self.calls.get_mut(stream) else { return };
         let taken = match call.http_status {
             200 => call.message.push(data),
             status => call.skip(data.len(), status),
@@ -351,7 +358,7 @@ impl Client {
 
     /// The server has ended its part: what it says counts, also if it did not read all of ours.
     fn finish(&mut self, stream: StreamId, end: &[Header]) {
-        let Some(call) = self.calls.remove(&stream) else { return };
+        let Some(call) = self.calls.remove(stream) else { return };
         self.connection.reset(stream, ErrorCode::NO_ERROR);
         let id = call.id;
         let result = call.finish(end);
@@ -359,13 +366,13 @@ impl Client {
     }
 
     fn fail(&mut self, stream: StreamId, error: CallError) {
-        let Some(call) = self.calls.remove(&stream) else { return };
+        let Some(call) = self.calls.remove(stream) else { return };
         self.connection.reset(stream, ErrorCode::CANCEL);
         self.answer(call.id, Err(error));
     }
 
     fn handle_reset(&mut self, stream: StreamId, code: ErrorCode, cause: ResetCause, now: Instant) {
-        let Some(call) = self.calls.remove(&stream) else { return };
+        let Some(call) = self.calls.remove(stream) else { return };
         let error = match cause {
             ResetCause::NotProcessed => CallError::new(
                 Code::Unavailable,

@@ -1,6 +1,6 @@
 //! The serving end: unary requests from one HTTP/2 connection, each answered when the application can.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use super::metadata::{Metadata, percent_encode};
 use super::status::{Code, Status};
 use super::timeout;
 use crate::h2::fields::find;
+use crate::h2::ids::IdMap;
 use crate::h2::{
     Config, Connection, ConnectionError, ErrorCode, Event, Field, Header, Indexing, Instant, KeepAlive, StreamId,
 };
@@ -122,7 +123,7 @@ enum Call {
 pub struct Server {
     config: ServerConfig,
     connection: Connection,
-    calls: BTreeMap<StreamId, Call>,
+    calls: IdMap<Call>,
     events: VecDeque<ServerEvent>,
 }
 
@@ -130,12 +131,12 @@ impl Server {
     /// A server on an accepted transport.
     pub fn new(config: ServerConfig, now: Instant) -> Server {
         let h2 = Config { keepalive: config.keepalive, ..Config::default() };
-        Server { config, connection: Connection::server(h2, now), calls: BTreeMap::new(), events: VecDeque::new() }
+        Server { config, connection: Connection::server(h2, now), calls: IdMap::default(), events: VecDeque::new() }
     }
 
     /// Answers a request. An answer to one that is cancelled is dropped.
     pub fn respond(&mut self, id: StreamId, reply: impl Into<Reply>, now: Instant) {
-        if !matches!(self.calls.get(&id), Some(Call::Waiting { .. })) {
+        if !matches!(self.calls.get(id), Some(Call::Waiting { .. })) {
             return;
         }
         let Reply { metadata, result, trailers } = reply.into();
@@ -168,11 +169,11 @@ impl Server {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.connection.handle_timeout(now);
         let late: Vec<StreamId> =
-            self.calls.iter().filter(|(_, c)| c.due().is_some_and(|at| at <= now)).map(|(s, _)| *s).collect();
+            self.calls.iter().filter(|(_, c)| c.due().is_some_and(|at| at <= now)).map(|(s, _)| s).collect();
         for id in late {
-            match self.calls.get(&id) {
+            match self.calls.get(id) {
                 Some(Call::Sending { .. }) => {
-                    self.calls.remove(&id);
+                    self.calls.remove(id);
                     self.connection.reset(id, ErrorCode::CANCEL);
                 }
                 Some(Call::Waiting { .. }) => {
@@ -194,7 +195,7 @@ impl Server {
     pub fn poll_transmit(&mut self, out: &mut Vec<u8>) {
         self.connection.poll_transmit(out);
         let connection = &self.connection;
-        self.calls.retain(|id, call| !matches!(call, Call::Sending { .. }) || connection.is_open(*id));
+        self.calls.retain(|id, call| !matches!(call, Call::Sending { .. }) || connection.is_open(id));
     }
 
     /// What happened next.
@@ -272,7 +273,7 @@ impl Server {
 
     fn handle_data(&mut self, id: StreamId, data: &[u8]) {
         let held: usize = self.calls.values().map(Call::held).sum();
-        let Some(Call::Receiving { message, .. }) = self.calls.get_mut(&id) else { return };
+        let Some(Call::Receiving { message, .. }) = self.calls.get_mut(id) else { return };
         if held + data.len() > self.config.max_request.saturating_mul(MAX_ASSEMBLED) {
             let words = "too many large requests at once on this connection";
             return self.refuse(id, &Status::new(Code::ResourceExhausted, words));
@@ -284,7 +285,7 @@ impl Server {
     }
 
     fn handle_end(&mut self, id: StreamId) {
-        let Some(Call::Receiving { path, metadata, message, deadline, .. }) = self.calls.remove(&id) else { return };
+        let Some(Call::Receiving { path, metadata, message, deadline, .. }) = self.calls.remove(id) else { return };
         match message.finish() {
             Ok(Some(body)) => {
                 self.calls.insert(id, Call::Waiting { deadline });
@@ -297,7 +298,7 @@ impl Server {
     }
 
     fn handle_reset(&mut self, id: StreamId) {
-        if let Some(Call::Waiting { .. }) = self.calls.remove(&id) {
+        if let Some(Call::Waiting { .. }) = self.calls.remove(id) {
             self.events.push_back(ServerEvent::Cancelled { id });
         }
     }
@@ -308,7 +309,7 @@ impl Server {
 
     /// Trailers-Only: one block that is head and end.
     fn refuse_with(&mut self, id: StreamId, status: &Status, metadata: &Metadata, trailers: &Metadata) {
-        self.calls.remove(&id);
+        self.calls.remove(id);
         let number = status.code.number().to_string();
         let message = shortened(&status.message);
         let words = Field { name: b"grpc-message", value: message.as_bytes(), indexing: Indexing::Once };

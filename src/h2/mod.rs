@@ -13,6 +13,7 @@ pub(crate) mod fields;
 mod flow;
 mod frame;
 pub mod hpack;
+pub(crate) mod ids;
 mod musts;
 mod settings;
 mod stream;

@@ -22,7 +22,7 @@
 //! A call fails fast: where there is no connection and the next attempt to have one fails, it is UNAVAILABLE, with the
 //! reason. A connection that is lost is made again by the next call. Built on the same lane that the node's threads use.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -117,8 +117,8 @@ impl std::error::Error for ConnectError {
 #[derive(Debug)]
 pub struct Client {
     lane: Lane,
-    /// Calls that have not ended.
-    open: BTreeSet<CallId>,
+    /// Calls that have not ended; few at a time.
+    open: Vec<CallId>,
     /// Ends that were not asked for yet.
     ended: BTreeMap<CallId, Result<Response, CallError>>,
 }
@@ -159,7 +159,7 @@ impl Client {
                 LaneEvent::Answer { .. } | LaneEvent::Woken => {}
             }
         }
-        Ok(Client { lane, open: BTreeSet::new(), ended: BTreeMap::new() })
+        Ok(Client { lane, open: Vec::new(), ended: BTreeMap::new() })
     }
 
     /// Makes a call and waits for its end.
@@ -173,7 +173,7 @@ impl Client {
         // A call that comes while the lane waits is what asks for the next attempt.
         self.lane.retry_now();
         let id = self.lane.call(request);
-        self.open.insert(id);
+        self.open.push(id);
         id
     }
 
@@ -212,7 +212,7 @@ impl Client {
 
     /// Gives a call up: the server is told, and the call has no end any more.
     pub fn cancel(&mut self, id: CallId) {
-        self.open.remove(&id);
+        self.forget(id);
         self.ended.remove(&id);
         self.lane.cancel(id);
     }
@@ -222,11 +222,17 @@ impl Client {
         self.open.len()
     }
 
+    fn forget(&mut self, id: CallId) {
+        if let Some(place) = self.open.iter().position(|open| *open == id) {
+            self.open.swap_remove(place);
+        }
+    }
+
     /// Waits for what happens next on the lane. Each call has a deadline, so it does not wait for ever.
     fn wait(&mut self) -> Option<(CallId, Result<Response, CallError>)> {
         match self.lane.next(Duration::MAX) {
             LaneEvent::Answer { id, result } => {
-                self.open.remove(&id);
+                self.forget(id);
                 Some((id, result))
             }
             LaneEvent::Disconnected { reason, retry_at } => {
@@ -241,7 +247,7 @@ impl Client {
 
     fn fail_queued(&mut self, reason: &str) {
         for id in self.lane.take_queued() {
-            self.open.remove(&id);
+            self.forget(id);
             self.ended.insert(id, Err(CallError::new(Code::Unavailable, reason, Processed::No)));
         }
     }

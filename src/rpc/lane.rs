@@ -192,8 +192,8 @@ impl Lane {
     }
 
     /// Takes back the calls that wait for a connection.
-    pub fn take_queued(&mut self) -> impl Iterator<Item = CallId> {
-        self.queue.drain(..).map(|(id, ..)| id)
+    pub fn take_queued(&mut self) -> Vec<CallId> {
+        self.queue.drain(..).map(|(id, ..)| id).collect()
     }
 
     /// Gives a call up; it has no answer then, unless that was there already.

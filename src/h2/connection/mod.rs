@@ -15,13 +15,14 @@ mod tests;
 
 pub use keepalive::KeepAlive;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Instant;
 use super::error::{ConnectionError, ErrorCode, Fault};
 use super::flow::{DEFAULT_WINDOW, RecvWindow, SendWindow};
 use super::hpack::{Decoder, Encoder, Field, Header};
+use super::ids::IdMap;
 use super::settings::{self, PeerSettings};
 use super::stream::{Expect, SendEnd, SendQueue, State, Step, Stream};
 use super::{fields, frame};
@@ -190,7 +191,7 @@ pub struct Connection {
     /// For the field block that is being encoded.
     scratch: Vec<u8>,
     peer: PeerSettings,
-    streams: BTreeMap<StreamId, Stream>,
+    streams: IdMap<Stream>,
     /// The next stream that a client opens.
     next_stream: StreamId,
     /// The highest stream that the peer opened on a server.
@@ -243,7 +244,7 @@ impl Connection {
             encoder: Encoder::default(),
             scratch: Vec::new(),
             peer: PeerSettings::default(),
-            streams: BTreeMap::new(),
+            streams: IdMap::default(),
             next_stream: 1,
             last_peer_stream: 0,
             transmitted: 0,
@@ -381,7 +382,7 @@ impl Connection {
 
     /// Ends a stream at once. Late frames of the peer on it are ignored.
     pub fn reset(&mut self, id: StreamId, code: ErrorCode) {
-        if self.streams.remove(&id).is_some() {
+        if self.streams.remove(id).is_some() {
             self.put_reset(id, code);
             self.close_when_drained();
         }
@@ -395,7 +396,7 @@ impl Connection {
         if let Some(increment) = self.recv_window.release(n) {
             self.control.push(|out| frame::put_window_update(out, 0, increment));
         }
-        let Some(stream) = self.streams.get_mut(&id).filter(|s| s.state.can_receive()) else {
+        let Some(stream) = self.streams.get_mut(id).filter(|s| s.state.can_receive()) else {
             return;
         };
         if let Some(increment) = stream.recv_window.release(n) {
@@ -407,7 +408,7 @@ impl Connection {
     /// need not wait for updates, however long the path is.
     pub fn reserve_window(&mut self, id: StreamId, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_GROWN_WINDOW);
-        let Some(stream) = self.streams.get_mut(&id).filter(|s| s.state.can_receive()) else { return };
+        let Some(stream) = self.streams.get_mut(id).filter(|s| s.state.can_receive()) else { return };
         let Some(increment) = stream.recv_window.grow_to(bytes) else { return };
         self.control.push(|out| frame::put_window_update(out, id, increment));
         let shared = self.recv_window.size().saturating_add(increment).min(MAX_GROWN_WINDOW);
@@ -440,7 +441,7 @@ impl Connection {
 
     /// Whether a stream has not ended yet.
     pub fn is_open(&self, id: StreamId) -> bool {
-        self.streams.contains_key(&id)
+        self.streams.contains(id)
     }
 
     /// Streams that are open.
@@ -472,7 +473,7 @@ impl Connection {
     }
 
     fn sendable(&mut self, id: StreamId) -> Option<&mut Stream> {
-        let stream = self.streams.get_mut(&id)?;
+        let stream = self.streams.get_mut(id)?;
         (stream.state.can_send() && matches!(stream.queue.end, SendEnd::Open)).then_some(stream)
     }
 
@@ -485,20 +486,20 @@ impl Connection {
 
     /// A server that has answered wants no more of the request (RFC 9113 section 8.1).
     fn stop_peer(&mut self, id: StreamId) {
-        if self.role == Role::Server && self.streams.contains_key(&id) {
+        if self.role == Role::Server && self.streams.contains(id) {
             self.reset(id, ErrorCode::NO_ERROR);
         }
     }
 
     /// Moves a stream on and forgets it when both sides have ended.
     fn step(&mut self, id: StreamId, step: Step) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get_mut(id) else {
             return;
         };
         let Some(state) = stream.state.after(step) else { return };
         stream.state = state;
         if state == State::Closed {
-            self.streams.remove(&id);
+            self.streams.remove(id);
             self.counts.stream_done();
             self.close_when_drained();
         }
@@ -529,7 +530,7 @@ impl Connection {
                     let (code, reason) = (ErrorCode::ENHANCE_YOUR_CALM, "too many stream errors");
                     return self.fail(code, ConnectionError::Peer { code, reason });
                 }
-                let known = self.streams.remove(&id).is_some();
+                let known = self.streams.remove(id).is_some();
                 // At most one reset a stream (RFC 9113 section 5.4.2).
                 if !self.was_reset(id) {
                     self.put_reset(id, code);

@@ -175,7 +175,7 @@ impl Connection {
         self.counts.frame(data.is_empty() && !end_stream)?;
         let overrun = "more DATA than the window allows";
         self.recv_window.receive(flow_len).map_err(|_| Fault::connection(ErrorCode::FLOW_CONTROL_ERROR, overrun))?;
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get_mut(id) else {
             self.release(id, flow_len);
             return self.stray(id);
         };
@@ -267,7 +267,7 @@ impl Connection {
         if self.role == Role::Server && id > self.last_peer_stream {
             return self.handle_new_stream(id, headers, end_stream);
         }
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get_mut(id) else {
             // Late trailers of a stream that we reset are expected; a client that opens an old one is not.
             return match self.role {
                 Role::Client => self.stray(id),
@@ -316,7 +316,7 @@ impl Connection {
         interim: u32,
     ) -> Result<(), Fault> {
         let head = self.check_fields(&headers).map_err(|reason| malformed(id, reason))?;
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get_mut(id) else {
             return Ok(());
         };
         if head.status < 200 {
@@ -347,7 +347,7 @@ impl Connection {
             return Err(malformed(id, "second field block without END_STREAM"));
         }
         fields::check_trailers(&headers).map_err(|reason| malformed(id, reason))?;
-        let fits = self.streams.get_mut(&id).is_none_or(|s| s.count_body(0, true));
+        let fits = self.streams.get_mut(id).is_none_or(|s| s.count_body(0, true));
         if !fits {
             return Err(malformed(id, "body contradicts its content-length"));
         }
@@ -360,7 +360,7 @@ impl Connection {
         if self.is_idle(id) {
             return Err(protocol("RST_STREAM on an idle stream"));
         }
-        if self.streams.remove(&id).is_none() {
+        if self.streams.remove(id).is_none() {
             return Ok(());
         }
         if self.role == Role::Server {
@@ -416,7 +416,7 @@ impl Connection {
         self.go_away_received = Some((last_stream, code, words));
         self.events.push_back(Event::GoAway { last_stream, code });
         if self.role == Role::Client {
-            for (id, _) in self.streams.split_off(&last_stream.saturating_add(1)) {
+            for (id, _) in self.streams.split_off(last_stream.saturating_add(1)) {
                 let (code, cause) = (ErrorCode::REFUSED_STREAM, ResetCause::NotProcessed);
                 self.events.push_back(Event::Reset { stream: id, code, cause });
             }
@@ -437,7 +437,7 @@ impl Connection {
         if self.is_idle(id) {
             return Err(protocol("WINDOW_UPDATE on an idle stream"));
         }
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get_mut(id) else {
             return Ok(());
         };
         if increment == 0 {

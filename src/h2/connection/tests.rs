@@ -382,7 +382,7 @@ fn sending_follows_both_windows_and_changes_of_settings() {
     assert_eq!(sent(&mut client), 1);
     feed(&mut client, Wire::default().raw(frame::kind::SETTINGS, 0, 0, &[0, 4, 0, 4, 0, 0]));
     assert_eq!(sent(&mut client), 200_000 - 65_536);
-    assert_eq!(client.streams[&1].state, State::HalfClosedLocal);
+    assert_eq!(client.streams.get(1).unwrap().state, State::HalfClosedLocal);
 }
 
 #[test]

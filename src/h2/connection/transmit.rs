@@ -68,7 +68,7 @@ impl Connection {
 
     /// Bytes of a stream that wait for windows or for `poll_transmit`.
     pub fn unsent(&self, id: StreamId) -> usize {
-        self.streams.get(&id).map_or(0, |s| s.queue.len())
+        self.streams.get(id).map_or(0, |s| s.queue.len())
     }
 
     fn flush_control(&mut self, out: &mut Vec<u8>) {
@@ -82,14 +82,12 @@ impl Connection {
     /// The next stream after the last one that can send something.
     fn next_to_transmit(&self) -> Option<StreamId> {
         let window = self.send_window.available();
-        let after = self.streams.range(self.cursor.saturating_add(1)..);
-        let before = self.streams.range(..=self.cursor);
-        after.chain(before).find(|(_, s)| s.can_transmit(window)).map(|(id, _)| *id)
+        self.streams.round(self.cursor).find(|(_, s)| s.can_transmit(window)).map(|(id, _)| id)
     }
 
     /// Sends at most one frame of DATA, or what ends the stream.
     fn transmit_stream(&mut self, id: StreamId, out: &mut Vec<u8>) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get_mut(id) else {
             return;
         };
         let waiting = stream.queue.len();
@@ -135,7 +133,7 @@ impl Connection {
 
     /// Whether we have reset a stream, as far as that is known; then it is not reset again.
     pub(super) fn was_reset(&self, id: StreamId) -> bool {
-        id <= self.forgotten_reset && !self.streams.contains_key(&id) || self.recent_resets.contains(&id)
+        id <= self.forgotten_reset && !self.streams.contains(id) || self.recent_resets.contains(&id)
     }
 
     pub(super) fn reply_overflow() -> super::Fault {
