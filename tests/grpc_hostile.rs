@@ -122,16 +122,34 @@ fn connection_that_breaks_inside_an_answer_fails_the_call() {
 }
 
 #[test]
-fn go_away_says_that_a_call_was_not_processed() {
-    let (url, thread) = server(|mut socket| {
-        socket.write_all(&SETTINGS).unwrap();
-        read_until(&mut socket, b"\0\0\0\0\x01x");
-        socket.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
-        read_to_end(socket);
+fn a_call_that_was_not_processed_is_made_once_more_on_the_next_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let thread = std::thread::spawn(move || {
+        // The first two calls: GOAWAY with last stream 0, then an answer. The third: GOAWAY twice.
+        for is_good in [false, true, false, false] {
+            let (mut socket, _) = listener.accept().unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.write_all(&SETTINGS).unwrap();
+            read_until(&mut socket, b"\0\0\0\0\x01x");
+            if is_good {
+                socket.write_all(&[ok_head(), ok_rest()].concat()).unwrap();
+                read_until(&mut socket, b"\0\0\0\0\x01y");
+            }
+            socket.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, u8::from(is_good), 0, 0, 0, 0]).unwrap();
+            if !is_good {
+                read_to_end(socket);
+            }
+        }
     });
     let mut lane = lane_to(&url);
+    assert_eq!(call(&mut lane, request("X", "x")).unwrap().body, b"!");
+    // What is too large to be kept is not made again by itself.
+    let error = call(&mut lane, request("X", [b"\0\0\0\0\x01y".as_slice(), &[7; 5_000]].concat())).unwrap_err();
+    assert_eq!((error.status.code, error.processed), (Code::Unavailable, Processed::No));
     let error = call(&mut lane, request("X", "x")).unwrap_err();
     assert_eq!((error.status.code, error.processed), (Code::Unavailable, Processed::No));
+    drop(lane);
     thread.join().unwrap();
 }
 

@@ -374,8 +374,8 @@ fn retry_when_the_head_was_never_written() {
     client.call(CallId(2), request(b"y"), NOW);
     client.handle_eof(NOW);
     let waiting = client.take_waiting();
-    assert_eq!((waiting[0].0, &waiting[0].1.body[..]), (CallId(2), &b"y"[..]));
-    assert_eq!(waiting[0].2, NOW + Duration::from_secs(10));
+    assert_eq!((waiting[0].id, &waiting[0].request.body[..]), (CallId(2), &b"y"[..]));
+    assert_eq!(waiting[0].deadline, NOW + Duration::from_secs(10));
 }
 
 #[test]
@@ -410,7 +410,7 @@ fn retry_not_when_the_server_goes_away_at_or_above_our_stream() {
     client.handle_bytes(&go_away(1, 0), NOW);
     let got = answers(&mut client);
     assert_eq!((got[0].0, got[0].1.processed), (2, Processed::No));
-    assert_eq!(client.take_waiting()[0].0, CallId(3));
+    assert_eq!(client.take_waiting()[0].id, CallId(3));
     client.handle_bytes(&good(1), NOW);
     let answered = std::iter::from_fn(|| client.poll_event());
     let finished = answered.filter(|e| matches!(e, ClientEvent::Answer { id: CallId(1), result: Ok(_) })).count();

@@ -140,6 +140,21 @@ struct Call {
     message: Assembler,
     /// Bytes of a body that is no message, such as a proxy's page.
     skipped: usize,
+    /// To make it again, if it turns out that nobody began it.
+    again: Option<WaitingCall>,
+}
+
+/// A call that has not left.
+#[derive(Debug)]
+pub struct WaitingCall {
+    /// This call.
+    pub id: CallId,
+    /// What it asks.
+    pub request: Request,
+    /// When its caller gives up.
+    pub deadline: Instant,
+    /// A server has refused it once, unprocessed.
+    pub is_second_try: bool,
 }
 
 /// Unary calls over one connection. Calls beyond the server's limit of streams wait here. When the connection closes
@@ -148,9 +163,10 @@ struct Call {
 pub struct Client {
     config: ClientConfig,
     connection: Connection,
-    waiting: VecDeque<(CallId, Request, Instant)>,
+    waiting: VecDeque<WaitingCall>,
     calls: IdMap<Call>,
     events: VecDeque<ClientEvent>,
+    retries_unprocessed: bool,
 }
 
 impl Client {
@@ -163,19 +179,32 @@ impl Client {
             waiting: VecDeque::new(),
             calls: IdMap::default(),
             events: VecDeque::new(),
+            retries_unprocessed: false,
         }
+    }
+
+    /// Makes small calls again by itself: once at once where the server says that it did not begin them, and without limit
+    /// where they never left (RFC 9113 section 8.7, gRFC A6). On a connection that closes they wait for
+    /// [`Client::take_waiting`]. A large message is not kept for that: its call fails, as [`Processed::No`].
+    pub fn retry_unprocessed(&mut self) {
+        self.retries_unprocessed = true;
     }
 
     /// Starts a call.
     pub fn call(&mut self, id: CallId, request: Request, now: Instant) {
         let deadline = now.saturating_add(request.timeout);
-        self.waiting.push_back((id, request, deadline));
+        self.resume(WaitingCall { id, request, deadline, is_second_try: false }, now);
+    }
+
+    /// Goes on with a call from [`Client::take_waiting`].
+    pub fn resume(&mut self, call: WaitingCall, now: Instant) {
+        self.waiting.push_back(call);
         self.open_waiting(now);
     }
 
     /// Gives a call up; it has no answer then.
     pub fn cancel(&mut self, id: CallId, now: Instant) {
-        self.waiting.retain(|(waiting, ..)| *waiting != id);
+        self.waiting.retain(|call| call.id != id);
         let stream = self.calls.iter().find(|(_, c)| c.id == id).map(|(s, _)| s);
         if let Some(stream) = stream {
             self.calls.remove(stream);
@@ -184,8 +213,8 @@ impl Client {
         }
     }
 
-    /// Takes back the calls that wait for a stream, with their deadlines, to make them elsewhere.
-    pub fn take_waiting(&mut self) -> Vec<(CallId, Request, Instant)> {
+    /// Takes back the calls that wait for a stream, to make them elsewhere.
+    pub fn take_waiting(&mut self) -> Vec<WaitingCall> {
         self.waiting.drain(..).collect()
     }
 
@@ -220,7 +249,7 @@ impl Client {
 
     /// When [`Client::handle_timeout`] must be called, at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = self.waiting.iter().map(|(_, _, deadline)| *deadline);
+        let waiting = self.waiting.iter().map(|call| call.deadline);
         let running = self.calls.values().map(|c| c.deadline);
         waiting.chain(running).chain(self.connection.poll_timeout()).min()
     }
@@ -247,23 +276,21 @@ impl Client {
     }
 
     fn open_waiting(&mut self, now: Instant) {
-        while let Some((id, request, deadline)) = self.waiting.pop_front() {
+        while let Some(waiting) = self.waiting.pop_front() {
+            let WaitingCall { id, deadline, .. } = waiting;
             if deadline <= now {
                 self.answer(id, Err(CallError::deadline_exceeded(Processed::No)));
                 continue;
             }
-            let Some(prefix) = message::prefix(request.body.len()) else {
+            let Some(prefix) = message::prefix(waiting.request.body.len()) else {
                 let error = CallError::new(Code::ResourceExhausted, "message longer than 4 GiB", Processed::No);
                 self.answer(id, Err(error));
                 continue;
             };
-            match self.open(&request, deadline - now) {
-                Ok(stream) => {
-                    message::send(&mut self.connection, stream, prefix, request.body, true);
-                    self.calls.insert(stream, Call::new(id, deadline, request.max_response));
-                }
+            match self.open(&waiting.request, deadline - now) {
+                Ok(stream) => self.start(stream, waiting, prefix),
                 Err(OpenError::TooManyStreams | OpenError::Closing) => {
-                    self.waiting.push_front((id, request, deadline));
+                    self.waiting.push_front(waiting);
                     return self.expire_waiting(now);
                 }
             }
@@ -271,11 +298,22 @@ impl Client {
     }
 
     fn expire_waiting(&mut self, now: Instant) {
-        let (late, waiting): (VecDeque<_>, _) = self.waiting.drain(..).partition(|(_, _, deadline)| *deadline <= now);
+        let (late, waiting): (VecDeque<_>, _) = self.waiting.drain(..).partition(|call| call.deadline <= now);
         self.waiting = waiting;
-        for (id, ..) in late {
-            self.answer(id, Err(CallError::deadline_exceeded(Processed::No)));
+        for call in late {
+            self.answer(call.id, Err(CallError::deadline_exceeded(Processed::No)));
         }
+    }
+
+    fn start(&mut self, stream: StreamId, waiting: WaitingCall, prefix: [u8; message::PREFIX_LEN]) {
+        let mut call = Call::new(waiting.id, waiting.deadline, waiting.request.max_response);
+        if waiting.request.body.len() > message::SMALL {
+            message::send_large(&mut self.connection, stream, prefix, waiting.request.body, true);
+        } else {
+            message::send_small(&mut self.connection, stream, prefix, &waiting.request.body, true);
+            call.again = self.retries_unprocessed.then_some(waiting);
+        }
+        self.calls.insert(stream, call);
     }
 
     /// Sends the head of a request (PROTOCOL-HTTP2.md, Requests).
@@ -372,7 +410,13 @@ impl Client {
     }
 
     fn handle_reset(&mut self, stream: StreamId, code: ErrorCode, cause: ResetCause, now: Instant) {
-        let Some(call) = self.calls.remove(stream) else { return };
+        let Some(mut call) = self.calls.remove(stream) else { return };
+        let is_refused = cause == ResetCause::Peer && code == ErrorCode::REFUSED_STREAM;
+        if (is_refused || cause == ResetCause::NotProcessed)
+            && let Some(again) = call.again.take().filter(|again| !again.is_second_try)
+        {
+            return self.waiting.push_back(WaitingCall { is_second_try: true, ..again });
+        }
         let error = match cause {
             ResetCause::NotProcessed => CallError::new(
                 Code::Unavailable,
@@ -382,7 +426,7 @@ impl Client {
             ResetCause::Violation(reason) => {
                 CallError::new(Code::Internal, format!("server broke HTTP/2: {reason}"), Processed::Maybe)
             }
-            ResetCause::Peer if code == ErrorCode::REFUSED_STREAM => {
+            ResetCause::Peer if is_refused => {
                 CallError::new(Code::Unavailable, "server refused the call before it began", Processed::No)
             }
             ResetCause::Peer if code == ErrorCode::CANCEL && call.deadline <= now => {
@@ -401,9 +445,12 @@ impl Client {
             ConnectionError::Peer { .. } => Code::Internal,
             _ => Code::Unavailable,
         };
-        for (stream, call) in std::mem::take(&mut self.calls) {
-            let failed = CallError::new(code, error.to_string(), self.processed(stream));
-            self.answer(call.id, Err(failed));
+        for (stream, mut call) in std::mem::take(&mut self.calls) {
+            let processed = self.processed(stream);
+            match call.again.take() {
+                Some(again) if processed == Processed::No => self.waiting.push_back(again),
+                _ => self.answer(call.id, Err(CallError::new(code, error.to_string(), processed))),
+            }
         }
         self.events.push_back(ClientEvent::Closed { error });
     }
@@ -430,6 +477,7 @@ impl Call {
             metadata: Metadata::default(),
             message: Assembler::new(max_response),
             skipped: 0,
+            again: None,
         }
     }
 

@@ -14,7 +14,7 @@ mod timeout;
 #[cfg(test)]
 mod tests;
 
-pub use client::{CallError, CallId, Client, ClientConfig, ClientEvent, Processed, Request, Response};
+pub use client::{CallError, CallId, Client, ClientConfig, ClientEvent, Processed, Request, Response, WaitingCall};
 pub use metadata::{InvalidMetadata, Metadata};
 pub use server::{IncomingRequest, Reply, Server, ServerConfig, ServerEvent};
 pub use status::{Code, Status};

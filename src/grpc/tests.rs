@@ -409,3 +409,54 @@ fn each_request_is_told_and_cancelled_at_most_once_whatever_the_client_sends() {
         assert!(open.is_empty() && server.open_calls() == 0);
     }
 }
+
+/// A client that makes calls again, and a server; one call of this size is under way.
+fn retrying(size: usize) -> (Client, Connection) {
+    let (mut client, mut peer) = (client(), Connection::server(Config::default(), NOW));
+    client.retry_unprocessed();
+    client.call(CallId(1), request(&vec![1; size]), NOW);
+    settle(&mut client, &mut peer);
+    (client, peer)
+}
+
+#[test]
+fn a_refused_call_is_made_once_more_at_once() {
+    let (mut client, mut peer) = retrying(3);
+    peer.reset(1, ErrorCode::REFUSED_STREAM);
+    let seen = settle(&mut client, &mut peer);
+    assert!(
+        seen.iter().any(|e| matches!(e, Event::Data { stream: 3, data, .. } if data == b"\0\0\0\0\x03\x01\x01\x01"))
+    );
+    assert!(answers(&mut client).is_empty());
+    peer.reset(3, ErrorCode::REFUSED_STREAM);
+    settle(&mut client, &mut peer);
+    let got = answers(&mut client);
+    assert_eq!((got.len(), got[0].1.as_ref().unwrap_err().processed), (1, Processed::No));
+}
+
+#[test]
+fn a_call_that_a_closing_server_did_not_begin_waits_for_the_next_connection() {
+    let (mut client, _) = retrying(3);
+    // GOAWAY, last stream 0.
+    client.handle_bytes(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], NOW);
+    assert!(answers(&mut client).is_empty());
+    let waiting = client.take_waiting();
+    assert_eq!((waiting.len(), waiting[0].id, waiting[0].is_second_try), (1, CallId(1), true));
+    assert_eq!((waiting[0].deadline, waiting[0].request.body.as_slice()), (NOW + Duration::from_secs(10), &[1; 3][..]));
+}
+
+#[test]
+fn a_call_that_never_left_is_no_second_try_later_and_a_large_one_is_not_kept() {
+    let (mut client, _) = retrying(3);
+    client.call(CallId(2), request(b"x"), NOW);
+    client.handle_eof(NOW);
+    let got = answers(&mut client);
+    assert_eq!((got.len(), got[0].0), (1, CallId(1)), "the first may have been begun");
+    let waiting = client.take_waiting();
+    assert_eq!((waiting.len(), waiting[0].id, waiting[0].is_second_try), (1, CallId(2), false));
+
+    let (mut client, mut peer) = retrying(5_000);
+    peer.reset(1, ErrorCode::REFUSED_STREAM);
+    settle(&mut client, &mut peer);
+    assert_eq!(answers(&mut client).len(), 1);
+}

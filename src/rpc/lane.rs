@@ -29,7 +29,7 @@ use super::socket::Socket;
 use super::tls;
 use super::transport::Transport;
 use super::wake::{Wake, Waker};
-use crate::grpc::{CallError, CallId, Client, ClientConfig, Code, Processed, Request, Response};
+use crate::grpc::{CallError, CallId, Client, ClientConfig, Code, Processed, Request, Response, WaitingCall};
 use crate::h2::{Instant, KeepAlive};
 use crate::sys::clock::boottime;
 
@@ -102,7 +102,7 @@ pub struct Lane {
     /// The connections before, whose calls the server still finishes, and whether the last poll found them readable.
     draining: VecDeque<(Box<Link>, bool)>,
     /// Calls that wait for a connection, with their deadlines.
-    queue: VecDeque<(CallId, Request, Instant)>,
+    queue: VecDeque<WaitingCall>,
     next_id: u64,
     backoff: Backoff,
     urgency: Urgency,
@@ -183,7 +183,7 @@ impl Lane {
             link.client.call(id, request, now);
         } else if self.queue.len() < MAX_QUEUED {
             let deadline = now.saturating_add(request.timeout);
-            self.queue.push_back((id, request, deadline));
+            self.queue.push_back(WaitingCall { id, request, deadline, is_second_try: false });
         } else {
             let words = "too many calls wait for a connection";
             self.answers.push_back((id, Err(CallError::new(Code::ResourceExhausted, words, Processed::No))));
@@ -193,13 +193,13 @@ impl Lane {
 
     /// Takes back the calls that wait for a connection.
     pub fn take_queued(&mut self) -> Vec<CallId> {
-        self.queue.drain(..).map(|(id, ..)| id).collect()
+        self.queue.drain(..).map(|call| call.id).collect()
     }
 
     /// Gives a call up; it has no answer then, unless that was there already.
     pub fn cancel(&mut self, id: CallId) {
         let now = boottime();
-        self.queue.retain(|(queued, ..)| *queued != id);
+        self.queue.retain(|call| call.id != id);
         if let State::Up { link, .. } = &mut self.state {
             link.client.cancel(id, now);
         }
@@ -269,7 +269,9 @@ impl Lane {
             keepalive: Some(KEEPALIVE),
         };
         self.can_read = true;
-        let link = Box::new(Link::new(transport, Client::new(client, now), peer));
+        let mut client = Client::new(client, now);
+        client.retry_unprocessed();
+        let link = Box::new(Link::new(transport, client, peer));
         State::Up { link, was_ready: false }
     }
 
@@ -306,9 +308,8 @@ impl Lane {
             return self.go_on("server is closing the connection".into(), now);
         }
         if link.is_ready && !self.queue.is_empty() {
-            for (id, mut request, deadline) in self.queue.drain(..) {
-                request.timeout = deadline.saturating_sub(now);
-                link.client.call(id, request, now);
+            for call in self.queue.drain(..) {
+                link.client.resume(call, now);
             }
             // They are written, and those that fail at once are answered.
             if let Err(end) = link.drive(now, false, &mut self.answers) {
@@ -321,9 +322,13 @@ impl Lane {
     }
 
     fn drive_draining(&mut self, now: Instant) {
-        let answers = &mut self.answers;
-        // How one ends is of no interest: its calls are answered in each case.
-        self.draining.retain_mut(|(link, can_read)| link.drive(now, std::mem::take(can_read), answers).is_ok());
+        let (answers, queue) = (&mut self.answers, &mut self.queue);
+        // How one ends is of no interest: its calls are answered in each case, or made again.
+        self.draining.retain_mut(|(link, can_read)| {
+            let is_open = link.drive(now, std::mem::take(can_read), answers).is_ok();
+            queue.extend(link.client.take_waiting());
+            is_open
+        });
     }
 
     /// Calls that a connection has not begun wait for the next one.
@@ -349,10 +354,10 @@ impl Lane {
 
     fn expire_queue(&mut self, now: Instant) {
         let answers = &mut self.answers;
-        self.queue.retain(|(id, _, deadline)| {
-            let is_late = *deadline <= now;
+        self.queue.retain(|call| {
+            let is_late = call.deadline <= now;
             if is_late {
-                answers.push_back((*id, Err(CallError::deadline_exceeded(Processed::No))));
+                answers.push_back((call.id, Err(CallError::deadline_exceeded(Processed::No))));
             }
             !is_late
         });
@@ -360,7 +365,7 @@ impl Lane {
 
     /// The one blocking point.
     fn wait(&mut self, now: Instant, until: Instant) {
-        let queued = self.queue.iter().map(|(_, _, deadline)| *deadline);
+        let queued = self.queue.iter().map(|call| call.deadline);
         let draining = self.draining.iter().filter_map(|(link, _)| link.client.poll_timeout());
         let due = queued.chain(draining).chain(self.state_timeout()).chain([until]).min().unwrap_or(until);
         // Where nobody can wake the lane and there is only one socket, the read itself may wait.
