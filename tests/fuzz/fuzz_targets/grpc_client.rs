@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hivemind_worker::grpc::{CallId, Client, ClientConfig, ClientEvent, Metadata, Request};
+use hivemind_worker::grpc::{CallId, Client, ClientConfig, ClientEvent, Metadata, Request, WaitingCall};
 use libfuzzer_sys::fuzz_target;
 use support::{Books, Input, SETTINGS, START, put_any_frame, put_fields, put_frame};
 
@@ -52,9 +52,13 @@ fuzz_target!(|data: &[u8]| {
     let config = ClientConfig { scheme: "http", authority: "h".into(), user_agent: "fuzz".into(), keepalive: None };
     let (mut client, mut books, mut now) = (Client::new(config, START), Books::new(false), START);
     let (mut calls, mut next) = (Calls { open: BTreeSet::new(), is_closed: false }, 0);
-    if input.byte() & 1 == 0 {
+    let kind = input.byte();
+    if kind & 1 == 0 {
         client.handle_bytes(SETTINGS, now);
         books.observe(SETTINGS);
+    }
+    if kind & 2 == 2 {
+        client.retry_unprocessed();
     }
     while !input.is_empty() {
         let mut bytes = Vec::new();
@@ -110,7 +114,7 @@ fuzz_target!(|data: &[u8]| {
                 put_fields(&mut bytes, input.stream(), &[(":status", status)], input.byte() & 1 == 1);
             }
             14 => {
-                for (id, ..) in client.take_waiting() {
+                for WaitingCall { id, .. } in client.take_waiting() {
                     assert!(calls.open.remove(&id), "{id:?} was taken and answered");
                 }
             }
