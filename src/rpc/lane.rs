@@ -303,6 +303,7 @@ impl Lane {
                 && let Some((mut oldest, _)) = self.draining.pop_front()
             {
                 oldest.close(now, &mut self.answers);
+                self.requeue(&mut oldest);
             }
             self.draining.push_back((link, false));
             return self.go_on("server is closing the connection".into(), now);
