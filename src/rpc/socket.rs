@@ -1,19 +1,21 @@
 //! A connected socket. Reading and writing never wait, but for [`Socket::wait`], in which a thread that has nothing else
 //! to wait for spares itself poll(2): one system call less for each answer.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg, sockopt};
 
 /// Read at once: what a socket of the usual size brings in a few segments.
 pub(super) const CHUNK: usize = 16 * 1024;
 /// The longest wait in one call. The kernel's timer stands still while the machine sleeps, ours does not.
 const MAX_WAIT_MS: u64 = 8_192;
+/// Of each write.
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 /// So much of a time is left to poll(2), which is exact: a socket's timeout is rounded up to the kernel's tick, 10 ms at
 /// the most, and may come one tick later.
 const SLACK_MS: u64 = 20;
@@ -99,7 +101,12 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(send(&self.stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+        Ok(send(&self.stream, bytes, SEND)?)
+    }
+
+    /// TLS has its records in pieces.
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(sendmsg(&self.stream, pieces, &mut SendAncillaryBuffer::default(), SEND)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -137,6 +144,20 @@ mod tests {
         assert_eq!((socket.read(&mut out).unwrap(), &out), (4, b"abcd"));
         assert_eq!(socket.read(&mut out).unwrap(), 2);
         assert!(would_block(socket.read(&mut out)));
+    }
+
+    #[test]
+    fn pieces_are_written_together_and_a_full_socket_does_not_wait() {
+        let (mut socket, mut far) = pair();
+        let pieces = [b"ab".as_slice(), b"", b"cd"].map(IoSlice::new);
+        assert_eq!(socket.write_vectored(&pieces).unwrap(), 4);
+        let mut out = [0; 4];
+        far.read_exact(&mut out).unwrap();
+        assert_eq!(&out, b"abcd");
+        let large = vec![1; 1 << 20];
+        // Nobody reads, so the kernel takes no more at some point.
+        while !would_block(socket.write_vectored(&[IoSlice::new(&large)])) {}
+        assert!(would_block(socket.write(&large)));
     }
 
     #[test]
