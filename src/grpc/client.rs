@@ -306,13 +306,15 @@ impl Client {
     }
 
     fn start(&mut self, stream: StreamId, waiting: WaitingCall, prefix: [u8; message::PREFIX_LEN]) {
-        let mut call = Call::new(waiting.id, waiting.deadline, waiting.request.max_response);
-        if waiting.request.body.len() > message::SMALL {
-            message::send_large(&mut self.connection, stream, prefix, waiting.request.body, true);
-        } else {
-            message::send_small(&mut self.connection, stream, prefix, &waiting.request.body, true);
-            call.again = self.retries_unprocessed.then_some(waiting);
-        }
+        let WaitingCall { id, request, deadline, is_second_try } = waiting;
+        let mut call = Call::new(id, deadline, request.max_response);
+        let kept = message::send(&mut self.connection, stream, prefix, request.body, true);
+        call.again = kept.filter(|_| self.retries_unprocessed).map(|body| WaitingCall {
+            id,
+            request: Request { body, ..request },
+            deadline,
+            is_second_try,
+        });
         self.calls.insert(stream, call);
     }
 

@@ -13,46 +13,23 @@ pub(super) fn prefix(length: usize) -> Option<[u8; PREFIX_LEN]> {
 }
 
 /// Bytes up to which a message is copied behind its prefix rather than sent as a piece of its own.
-pub(super) const SMALL: usize = 4096;
+const SMALL: usize = 4096;
 
-/// Queues a message behind its prefix.
+/// Queues a message behind its prefix. One that is small is copied and given back.
 pub(super) fn send(
     connection: &mut Connection,
     stream: StreamId,
     prefix: [u8; PREFIX_LEN],
     message: Vec<u8>,
     end: bool,
-) {
-    match message.len() {
-        ..=SMALL => send_small(connection, stream, prefix, &message, end),
-        _ => send_large(connection, stream, prefix, message, end),
+) -> Option<Vec<u8>> {
+    if message.len() <= SMALL {
+        connection.send_data(stream, [&prefix, message.as_slice()].concat(), end);
+        return Some(message);
     }
-}
-
-/// As [`send`], with a copy.
-pub(super) fn send_small(
-    connection: &mut Connection,
-    stream: StreamId,
-    prefix: [u8; PREFIX_LEN],
-    message: &[u8],
-    end: bool,
-) {
-    let mut whole = Vec::with_capacity(PREFIX_LEN + message.len());
-    whole.extend_from_slice(&prefix);
-    whole.extend_from_slice(message);
-    connection.send_data(stream, whole, end);
-}
-
-/// As [`send`], without one.
-pub(super) fn send_large(
-    connection: &mut Connection,
-    stream: StreamId,
-    prefix: [u8; PREFIX_LEN],
-    message: Vec<u8>,
-    end: bool,
-) {
     connection.send_data(stream, prefix.to_vec(), false);
     connection.send_data(stream, message, end);
+    None
 }
 
 /// Takes a body in pieces and keeps its one message. Memory grows as bytes come, not by what the prefix claims.

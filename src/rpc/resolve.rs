@@ -42,7 +42,7 @@ impl Resolve {
     /// What to wait for.
     pub(super) fn interest(&self) -> Option<Interest<'_>> {
         match &self.state {
-            State::Asking(_, wake) => Some(Interest { fd: wake.as_fd(), read: true, write: false }),
+            State::Asking(_, wake) => Some(Interest::read(wake.as_fd())),
             State::Known(_) | State::Failed(_) => None,
         }
     }

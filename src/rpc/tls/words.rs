@@ -1,7 +1,5 @@
 //! What went wrong with TLS, in words that an operator can act on.
 
-use std::time::Duration;
-
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
@@ -122,12 +120,13 @@ fn explain_alert(alert: AlertDescription, host: &str) -> String {
 }
 
 fn shown(time: UnixTime) -> String {
-    utc(Duration::from_secs(time.as_secs()).as_secs())
+    utc(time.as_secs())
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use rustls::OtherError;
 
