@@ -1,59 +1,26 @@
 //! Assignments with hostile or odd values, from their bytes through the decoder and a real coordinator: each is refused
 //! as `invalid`, with the field's name, before anything is kept or started. Beside them stand values at the edge of what
-//! is allowed, which must be taken, and seeded mutations of a good assignment.
+//! is allowed, which must be taken.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashSet;
-use std::time::{Duration, Instant};
+mod offer_support;
 
-use hivemind_worker::coordinator::{Coordinator, Effect, Event, Settings};
-use hivemind_worker::node::image::ImageRef;
+use std::collections::HashSet;
+use std::time::Duration;
+
+use hivemind_worker::coordinator::{Effect, Event};
 use hivemind_worker::node::offer::Offer;
-use hivemind_worker::node::order::Refusal;
-use hivemind_worker::node::resources::Resources;
-use hivemind_worker::node::snapshot::{EngineView, Snapshot};
 use hivemind_worker::node::spec::{
-    BASE_IMAGE, MAX_ATTEMPT, MAX_BYTES, MAX_CPU_MILLIS, MAX_GRACE, MAX_INPUT_BYTES, MAX_PATTERN_BYTES, MAX_PATTERNS,
+    BASE_IMAGE, MAX_ATTEMPT, MAX_BYTES, MAX_CPU_MILLIS, MAX_INPUT_BYTES, MAX_PATTERN_BYTES, MAX_PATTERNS,
     MAX_WORD_BYTES, MAX_WORDS, MAX_WORDS_BYTES, MIN_CPU_MILLIS, MIN_MEMORY_BYTES, SpecDefaults, TaskSpec,
 };
 use hivemind_worker::rpc::convert::decode_offer;
 use hivemind_worker::rpc::schema::{Assignment, AttemptKey};
+use offer_support::{
+    FIELDS, MIB, bytes_field, check_ranges, complaint, good, node, number_field, start_of, tag, varint, with,
+};
 use prost::Message;
 use ring::digest::{SHA256, digest};
-
-/// A reason goes into the next poll and a log line, so that a value of a megabyte must not come back in it.
-const MAX_REASON_BYTES: usize = 2_048;
-const MIB: usize = 1 << 20;
-
-fn good() -> Assignment {
-    Assignment {
-        key: Some(AttemptKey { task_id: "word-count".to_owned(), attempt: 1 }),
-        owner_id: "ada".to_owned(),
-        image: "registry.example.org:5000/tools/python:3.12".to_owned(),
-        pull: "if-missing".to_owned(),
-        command: vec!["python3".to_owned(), "main.py".to_owned()],
-        env: [("LANG".to_owned(), "C.UTF-8".to_owned())].into(),
-        cpu_millis: 500,
-        memory_bytes: 256 << 20,
-        disk_bytes: 64 << 20,
-        gpus: 0,
-        timeout_ms: 60_000,
-        grace_ms: Some(5_000),
-        priority: Some(50),
-        network: "none".to_owned(),
-        at_lease_end: "finish".to_owned(),
-        outputs: vec!["output/**".to_owned()],
-        max_output_bytes: 1 << 20,
-        inputs: Vec::new(),
-        inputs_sha256: Vec::new(),
-    }
-}
-
-fn with(change: impl FnOnce(&mut Assignment)) -> Vec<u8> {
-    let mut assignment = good();
-    change(&mut assignment);
-    assignment.encode_to_vec()
-}
 
 /// Distinct rows; two with the same bytes would count for one.
 #[derive(Default)]
@@ -89,58 +56,6 @@ impl Table {
     fn wire(&mut self, field: &'static str, what: impl Into<String>, tail: &[u8]) {
         self.row(field, what, [good().encode_to_vec().as_slice(), tail].concat());
     }
-}
-
-fn start_of(text: &str) -> String {
-    let start: String = text.chars().take(40).collect();
-    format!("{start:?} of {} bytes", text.len())
-}
-
-fn node() -> Coordinator {
-    let lent = Resources { cpu_millis: MAX_CPU_MILLIS, memory_bytes: MAX_BYTES, disk_bytes: MAX_BYTES, slots: 4 };
-    let settings = Settings { lent, defaults: SpecDefaults::default() };
-    let mut node = Coordinator::new(settings, Snapshot::default(), Vec::new(), Duration::ZERO, 0);
-    node.handle(Event::Engine(EngineView { is_usable: true, ..EngineView::default() }), Duration::ZERO, 0);
-    node.take_effects();
-    node
-}
-
-/// The refusal of the only offer, after a look at all that the node did.
-fn refusal_of(offer: Result<Box<Offer>, hivemind_worker::node::spec::FieldError>) -> Result<Refusal, String> {
-    let mut node = node();
-    node.handle(Event::Offers { poll: 1, offers: vec![(7, offer)] }, Duration::ZERO, 0);
-    let effects = node.take_effects();
-    let [Effect::SettlePoll { poll: 1, taken, refused }] = effects.as_slice() else {
-        return Err(format!("has other effects than an answer: {}", start_of(&format!("{effects:?}"))));
-    };
-    let [refusal] = refused.as_slice() else { return Err(format!("{taken:?} {refused:?}")) };
-    let view = node.snapshot();
-    if !(taken.is_empty() && view.attempts.is_empty() && view.history.is_empty()) {
-        return Err("the node keeps something of it".to_owned());
-    }
-    Ok(refusal.clone())
-}
-
-/// What is wrong with how `offer` is refused.
-fn complaint(field: &str, offer: Result<Box<Offer>, hivemind_worker::node::spec::FieldError>) -> Option<String> {
-    let refusal = match refusal_of(offer) {
-        Ok(refusal) => refusal,
-        Err(complaint) => return Some(complaint),
-    };
-    let reason = &refusal.reason;
-    if (refusal.offer_id, refusal.code) != (7, "invalid") {
-        return Some(format!("is refused as {} {}", refusal.offer_id, refusal.code));
-    }
-    if reason.len() > MAX_REASON_BYTES || !reason.chars().all(hivemind_worker::sys::text::is_harmless) {
-        return Some(format!("the reason is not fit to be shown: {}", start_of(reason)));
-    }
-    (!has_word(reason, field)).then(|| format!("the reason does not name the field: {reason}"))
-}
-
-fn has_word(text: &str, word: &str) -> bool {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.match_indices(word)
-        .any(|(at, _)| !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part))
 }
 
 fn check_refused(table: &Table) {
@@ -334,36 +249,6 @@ fn list_rows(table: &mut Table) {
 }
 
 // Wire bytes.
-
-fn varint(mut number: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    while number >= 0x80 {
-        out.push(u8::try_from(number & 0x7f).unwrap() | 0x80);
-        number >>= 7;
-    }
-    out.push(u8::try_from(number).unwrap());
-    out
-}
-
-fn tag(number: u64, wire_type: u64) -> Vec<u8> {
-    varint(number << 3 | wire_type)
-}
-
-fn bytes_field(number: u64, bytes: &[u8]) -> Vec<u8> {
-    [tag(number, 2), varint(u64::try_from(bytes.len()).unwrap()), bytes.to_vec()].concat()
-}
-
-fn number_field(number: u64, value: u64) -> Vec<u8> {
-    [tag(number, 0), varint(value)].concat()
-}
-
-#[rustfmt::skip]
-const FIELDS: [(u64, &str, u64); 19] = [
-    (1, "key", 2), (2, "owner_id", 2), (3, "image", 2), (4, "pull", 2), (5, "command", 2), (6, "env", 2),
-    (7, "cpu_millis", 0), (8, "memory_bytes", 0), (9, "disk_bytes", 0), (10, "gpus", 0), (11, "timeout_ms", 0),
-    (12, "grace_ms", 0), (13, "priority", 0), (14, "network", 2), (15, "at_lease_end", 2), (16, "outputs", 2),
-    (17, "max_output_bytes", 0), (18, "inputs", 2), (19, "inputs_sha256", 2),
-];
 
 /// Lone continuation, overlong NUL, surrogate, broken sequence, beyond Unicode, cut off, and a wrong end.
 const WRONG_UTF8: [&[u8]; 7] =
@@ -623,109 +508,4 @@ fn takes_what_is_just_allowed() {
         let spec = effects.iter().find_map(|e| if let Effect::Start { spec, .. } = e { Some(spec) } else { None });
         check_ranges(spec.unwrap_or_else(|| panic!("{field}: {what}: does not start")));
     }
-}
-
-// Mutations.
-
-/// What everything behind the edge relies on.
-fn check_ranges(spec: &TaskSpec) {
-    let is_id =
-        |text: &str| (1..=63).contains(&text.len()) && !text.contains(['/', '\0']) && !text.starts_with(['.', '-']);
-    assert!(is_id(spec.key.task.as_str()) && is_id(spec.owner.as_str()), "{spec:?}");
-    assert!((1..=MAX_ATTEMPT).contains(&spec.key.attempt), "{spec:?}");
-    let image = spec.image.to_string();
-    assert_eq!(ImageRef::parse(&image).as_ref(), Ok(&spec.image));
-    assert!(image.bytes().all(|b| b.is_ascii_alphanumeric() || b"./:@_-".contains(&b)), "{image}");
-    assert!((MIN_CPU_MILLIS..=MAX_CPU_MILLIS).contains(&spec.cpu_millis), "{spec:?}");
-    assert!((MIN_MEMORY_BYTES..=MAX_BYTES).contains(&spec.memory_bytes), "{spec:?}");
-    assert!((1 << 20..=MAX_BYTES).contains(&spec.disk_bytes) && (1..=MAX_BYTES).contains(&spec.max_output_bytes));
-    assert!((Duration::from_millis(100)..=SpecDefaults::default().max_timeout).contains(&spec.timeout), "{spec:?}");
-    assert!(spec.grace <= MAX_GRACE && spec.priority <= 100, "{spec:?}");
-    assert!(spec.command.len() <= MAX_WORDS && spec.env.len() <= MAX_WORDS && spec.outputs.len() <= MAX_PATTERNS);
-    let mut words = spec.command.iter().chain(spec.env.iter().flat_map(|(name, value)| [name, value]));
-    assert!(words.all(|word| word.len() <= MAX_WORD_BYTES && !word.contains('\0')), "{spec:?}");
-    assert!(spec.command.first().is_none_or(|program| !program.is_empty()), "{spec:?}");
-    assert!(spec.env.iter().all(|(name, _)| !name.is_empty() && !name.contains('=') && name != "TASK_ID"), "{spec:?}");
-    let is_below = |p: &String| !p.is_empty() && !p.starts_with('/') && p.split('/').all(|part| part != "..");
-    assert!(spec.outputs.iter().all(is_below) && spec.inputs_bytes <= 30 << 20, "{spec:?}");
-}
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(limit.max(1)).unwrap()).unwrap()
-    }
-
-    fn byte(&mut self) -> u8 {
-        u8::try_from(self.next() & 0xff).unwrap()
-    }
-}
-
-fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
-    const NASTY: [u8; 12] = [0, 1, 0x7f, 0x80, 0xff, b'.', b'/', b'-', b'@', b':', b'*', b'\n'];
-    let at = random.below(bytes.len());
-    match random.below(7) {
-        0 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
-        1 if !bytes.is_empty() => bytes[at] = NASTY[random.below(NASTY.len())],
-        2 => bytes.insert(at, random.byte()),
-        3 if !bytes.is_empty() => drop(bytes.remove(at)),
-        4 if random.below(8) == 0 => bytes.truncate(at),
-        5 => {
-            let end = (at + random.below(32)).min(bytes.len());
-            let piece = bytes[at..end].to_vec();
-            let to = random.below(bytes.len());
-            bytes.splice(to..to, piece);
-        }
-        _ => {
-            let (number, _, right) = FIELDS[random.below(FIELDS.len())];
-            let value = random.next() >> random.below(64);
-            bytes.extend(if right == 0 { number_field(number, value) } else { bytes_field(number, &[b'a'; 9]) });
-        }
-    }
-}
-
-#[test]
-fn mutations_are_refused_or_within_every_range() {
-    const MUTATIONS: usize = 200_000;
-    let began = Instant::now();
-    let seed = good().encode_to_vec();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let (mut taken, mut unread, mut refused) = (0, 0, 0);
-    for round in 0..MUTATIONS {
-        let mut bytes = seed.clone();
-        for _ in 0..=random.below(3) {
-            mutate(&mut bytes, &mut random);
-        }
-        let offer = decode_offer(&bytes);
-        unread += usize::from(offer.is_err());
-        match offer.and_then(|offer| TaskSpec::check(&offer, &SpecDefaults::default())) {
-            Ok(spec) => {
-                taken += 1;
-                check_ranges(&spec);
-            }
-            Err(error) => {
-                refused += 1;
-                let reason = error.to_string();
-                assert!(reason.len() <= MAX_REASON_BYTES && reason.starts_with(&error.field), "{round}: {reason}");
-                if round % 64 == 0 {
-                    assert_eq!(
-                        complaint(&error.field, decode_offer(&bytes).map(Box::new)),
-                        None,
-                        "{round}: {bytes:x?}"
-                    );
-                }
-            }
-        }
-    }
-    println!("{taken} taken, {refused} refused, {unread} of them not read, in {:?}", began.elapsed());
-    assert!(taken > 1_000 && unread > 1_000 && refused > unread + 1_000, "{taken} {unread} {refused}");
-    assert!(began.elapsed() < Duration::from_secs(120), "took {:?}", began.elapsed());
 }
