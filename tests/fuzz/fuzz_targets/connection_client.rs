@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hivemind_worker::h2::{Config, Connection, ErrorCode, Header, KeepAlive};
 use libfuzzer_sys::fuzz_target;
-use support::{Books, Input, SETTINGS, START, put_any_frame, put_fields, put_frame};
+use support::{Books, Input, SETTINGS, START, put_any_frame, put_bytes, put_fields, put_frame, put_window};
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
@@ -21,10 +21,7 @@ fuzz_target!(|data: &[u8]| {
     while !input.is_empty() {
         let mut bytes = Vec::new();
         match input.byte() % 16 {
-            0 => {
-                let length = usize::from(input.byte());
-                bytes.extend_from_slice(input.bytes(length));
-            }
+            0 => put_bytes(&mut input, &mut bytes),
             1 | 2 => put_any_frame(&mut input, &mut bytes),
             3 => {
                 // Refused where the connection ends or the peer allows no more.
@@ -55,8 +52,7 @@ fuzz_target!(|data: &[u8]| {
             8 | 9 => books.transmit(&mut client),
             10 => put_fields(&mut bytes, input.stream(), &[(":status", "200")], input.byte() & 1 == 1),
             11 => put_fields(&mut bytes, input.stream(), &[("grpc-status", "0")], true),
-            12 => put_frame(&mut bytes, 8, 0, input.stream(), &input.number().to_be_bytes()),
-            13 => put_frame(&mut bytes, 4, 0, 0, &[&[0, input.byte() % 8][..], &input.number().to_be_bytes()].concat()),
+            op @ (12 | 13) => put_window(&mut input, op == 12, &mut bytes),
             14 => {
                 books.called();
                 client.send_trailers(input.stream(), vec![Header::new("a", "b")]);

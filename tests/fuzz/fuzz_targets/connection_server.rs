@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hivemind_worker::h2::{Config, Connection, ErrorCode, Header};
 use libfuzzer_sys::fuzz_target;
-use support::{Books, Input, PREFACE, SETTINGS, START, put_any_frame, put_fields, put_frame};
+use support::{Books, Input, PREFACE, SETTINGS, START, put_any_frame, put_bytes, put_fields, put_frame, put_window};
 
 const REQUEST: [(&str, &str); 3] = [(":method", "POST"), (":scheme", "http"), (":path", "/x")];
 
@@ -24,10 +24,7 @@ fuzz_target!(|data: &[u8]| {
     while !input.is_empty() {
         let mut bytes = Vec::new();
         match input.byte() % 16 {
-            0 => {
-                let length = usize::from(input.byte());
-                bytes.extend_from_slice(input.bytes(length));
-            }
+            0 => put_bytes(&mut input, &mut bytes),
             1 | 2 => put_any_frame(&mut input, &mut bytes),
             3 | 4 => put_fields(&mut bytes, input.stream(), &REQUEST, input.byte() & 1 == 1),
             5 => {
@@ -59,8 +56,7 @@ fuzz_target!(|data: &[u8]| {
                 }
                 server.recycle(vec![7; n % 5_000]);
             }
-            12 => put_frame(&mut bytes, 8, 0, input.stream(), &input.number().to_be_bytes()),
-            13 => put_frame(&mut bytes, 4, 0, 0, &[&[0, input.byte() % 8][..], &input.number().to_be_bytes()].concat()),
+            op @ (12 | 13) => put_window(&mut input, op == 12, &mut bytes),
             14 => {
                 now += Duration::from_millis(u64::from(input.byte()) * 200);
                 server.handle_timeout(now);

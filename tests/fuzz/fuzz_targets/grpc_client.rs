@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hivemind_worker::grpc::{CallId, Client, ClientConfig, ClientEvent, Metadata, Request, WaitingCall};
 use libfuzzer_sys::fuzz_target;
-use support::{Books, Input, SETTINGS, START, put_any_frame, put_fields, put_frame};
+use support::{Books, Input, SETTINGS, START, put_any_frame, put_bytes, put_fields, put_frame, put_setting};
 
 const MAX_RESPONSE: usize = 3000;
 const OK: [(&str, &str); 2] = [(":status", "200"), ("content-type", "application/grpc")];
@@ -63,10 +63,7 @@ fuzz_target!(|data: &[u8]| {
     while !input.is_empty() {
         let mut bytes = Vec::new();
         match input.byte() % 16 {
-            0 => {
-                let length = usize::from(input.byte());
-                bytes.extend_from_slice(input.bytes(length));
-            }
+            0 => put_bytes(&mut input, &mut bytes),
             1 => put_any_frame(&mut input, &mut bytes),
             2 | 3 => {
                 next += 1;
@@ -121,9 +118,7 @@ fuzz_target!(|data: &[u8]| {
             _ => match input.byte() {
                 0 => client.close(now),
                 1 => client.handle_eof(now),
-                n => {
-                    put_frame(&mut bytes, 4, 0, 0, &[0, n % 8, 0, input.byte() & 1, input.byte(), input.byte()]);
-                }
+                n => put_setting(&mut input, n, &mut bytes),
             },
         }
         books.called();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hivemind_worker::grpc::{Code, Server, ServerConfig, ServerEvent, Status};
 use libfuzzer_sys::fuzz_target;
-use support::{Books, Input, PREFACE, SETTINGS, START, put_any_frame, put_fields, put_frame};
+use support::{Books, Input, PREFACE, SETTINGS, START, put_any_frame, put_bytes, put_fields, put_frame, put_setting};
 
 const MAX_REQUEST: usize = 3000;
 const HEAD: [(&str, &str); 4] =
@@ -62,10 +62,7 @@ fuzz_target!(|data: &[u8]| {
     while !input.is_empty() {
         let mut bytes = Vec::new();
         match input.byte() % 16 {
-            0 => {
-                let length = usize::from(input.byte());
-                bytes.extend_from_slice(input.bytes(length));
-            }
+            0 => put_bytes(&mut input, &mut bytes),
             1 => put_any_frame(&mut input, &mut bytes),
             2..=4 => {
                 let (stream, extra) = (u32::from(input.byte()), usize::from(input.byte()));
@@ -107,9 +104,7 @@ fuzz_target!(|data: &[u8]| {
                 0 => server.close(now),
                 1 => server.handle_eof(now),
                 2..=40 => put_frame(&mut bytes, 3, 0, input.stream(), &[0, 0, 0, 8]),
-                n => {
-                    put_frame(&mut bytes, 4, 0, 0, &[0, n % 8, 0, input.byte() & 1, input.byte(), input.byte()]);
-                }
+                n => put_setting(&mut input, n, &mut bytes),
             },
         }
         books.called();

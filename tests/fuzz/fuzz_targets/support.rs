@@ -59,6 +59,25 @@ pub fn put_fields(out: &mut Vec<u8>, stream: u32, fields: &[(&str, &str)], end: 
     put_frame(out, 1, 4 | u8::from(end), stream, &block);
 }
 
+/// Bytes as they are.
+pub fn put_bytes(input: &mut Input<'_>, out: &mut Vec<u8>) {
+    let length = usize::from(input.byte());
+    out.extend_from_slice(input.bytes(length));
+}
+
+/// SETTINGS with one small value for the setting `id`.
+pub fn put_setting(input: &mut Input<'_>, id: u8, out: &mut Vec<u8>) {
+    put_frame(out, 4, 0, 0, &[0, id % 8, 0, input.byte() & 1, input.byte(), input.byte()]);
+}
+
+/// SETTINGS or WINDOW_UPDATE with any value.
+pub fn put_window(input: &mut Input<'_>, is_update: bool, out: &mut Vec<u8>) {
+    match is_update {
+        true => put_frame(out, 8, 0, input.stream(), &input.number().to_be_bytes()),
+        false => put_frame(out, 4, 0, 0, &[&[0, input.byte() % 8][..], &input.number().to_be_bytes()].concat()),
+    }
+}
+
 /// A frame of any kind, well formed or nearly so.
 pub fn put_any_frame(input: &mut Input<'_>, out: &mut Vec<u8>) {
     let (kind, flags, stream, length) = (input.byte() % 11, input.byte(), input.stream(), usize::from(input.byte()));
