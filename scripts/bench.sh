@@ -155,6 +155,7 @@ RATE_MBS='.body / .median_ns * 1000'
 GROWTH_MIB='(.peak_rss_kib - .start_rss_kib) / 1024'
 
 bench_grpc() {
+    need_command python3 python3
     need_command openssl openssl
     need_command jq jq
     need_command taskset util-linux
