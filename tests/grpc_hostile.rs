@@ -5,17 +5,14 @@ mod grpc_support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use grpc_support::script::{echo_while, read_to_end, server, tls_server};
 use grpc_support::{PATIENCE, call, disconnected, lane_to, lane_with, next_answer, request};
 use hivemind_worker::grpc::{Code, Processed, Request};
 use hivemind_worker::rpc::lane::LaneEvent;
-use hivemind_worker::rpc::server::{Server, ServerEvent};
-use hivemind_worker::rpc::tls::{self, Clock, Roots};
+use hivemind_worker::rpc::server::Server;
 use hivemind_worker::sys::clock::boottime;
-use rcgen::{CertificateParams, KeyPair};
 
 /// Empty SETTINGS.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -36,18 +33,6 @@ fn ok_rest() -> Vec<u8> {
     [&data[..], &[0, 0, u8::try_from(trailers.len()).unwrap(), 1, 5, 0, 0, 0, 1], &trailers].concat()
 }
 
-/// A server that accepts one connection and does this with it; the URL of it.
-fn server(script: impl FnOnce(TcpStream) + Send + 'static) -> (String, JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let thread = std::thread::spawn(move || {
-        let (socket, _) = listener.accept().unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        script(socket);
-    });
-    (url, thread)
-}
-
 /// Reads until these bytes have come.
 fn read_until(socket: &mut TcpStream, wanted: &[u8]) {
     let (mut seen, mut chunk) = (Vec::new(), [0; 4096]);
@@ -56,12 +41,6 @@ fn read_until(socket: &mut TcpStream, wanted: &[u8]) {
         assert!(n > 0, "the peer has gone");
         seen.extend_from_slice(&chunk[..n]);
     }
-}
-
-/// Reads and drops until the other end closes.
-fn read_to_end(mut socket: TcpStream) {
-    let mut chunk = [0; 4096];
-    while socket.read(&mut chunk).is_ok_and(|n| n > 0) {}
 }
 
 #[test]
@@ -221,34 +200,9 @@ fn server_that_opens_no_window_leaves_other_calls_alone() {
     thread.join().unwrap();
 }
 
-/// A rustls server on one connection, and the client's configuration that trusts it.
-fn tls_server(
-    alpn: &[&[u8]],
-    script: impl FnOnce(rustls::StreamOwned<rustls::ServerConnection, TcpStream>) + Send + 'static,
-) -> (String, Arc<rustls::ClientConfig>, JoinHandle<()>) {
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let folder = grpc_support::Folder::new();
-    let roots = Roots::File(folder.write("root.pem", &certificate.pem()).into());
-    let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let client = tls::client_config(&roots, Arc::new(Clock(clock))).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
-    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-    let session = rustls::ServerConnection::new(Arc::new(config)).unwrap();
-    let (url, thread) = server(move |socket| script(rustls::StreamOwned::new(session, socket)));
-    (url.replace("http://127.0.0.1", "https://localhost"), client, thread)
-}
-
 #[test]
 fn server_without_alpn_is_refused() {
-    let (url, config, thread) = tls_server(&[], |mut stream| {
+    let (url, config, thread) = tls_server(&[], rustls::ALL_VERSIONS, |mut stream| {
         let _ = stream.read(&mut [0; 16]);
     });
     let reason = disconnected(&mut lane_with(&url, Some(config)));
@@ -259,7 +213,7 @@ fn server_without_alpn_is_refused() {
 #[test]
 fn tls_that_is_cut_is_told_from_an_orderly_end() {
     for is_orderly in [true, false] {
-        let (url, config, thread) = tls_server(&[b"h2"], move |mut stream| {
+        let (url, config, thread) = tls_server(&[b"h2"], rustls::ALL_VERSIONS, move |mut stream| {
             stream.write_all(&SETTINGS).unwrap();
             let mut seen = Vec::new();
             while !seen.ends_with(b"\0\0\0\0\x01x") {
@@ -283,23 +237,8 @@ fn tls_that_is_cut_is_told_from_an_orderly_end() {
     }
 }
 
-/// Runs our server until this thread is done; requests are echoed.
 fn serve_while(client: impl FnOnce(std::net::SocketAddr) + Send + 'static) {
-    let mut server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let (address, waker) = (server.local_addr().unwrap(), server.waker());
-    let client = std::thread::spawn(move || {
-        client(address);
-        waker.wake();
-    });
-    loop {
-        match server.next(boottime() + PATIENCE) {
-            ServerEvent::Request { call, body, .. } => server.respond(call, Ok(body)),
-            ServerEvent::Cancelled(_) => {}
-            ServerEvent::Woken => break,
-            ServerEvent::TimedOut => panic!("client is stuck"),
-        }
-    }
-    client.join().unwrap();
+    echo_while(Server::bind("127.0.0.1:0".parse().unwrap()).unwrap(), client);
 }
 
 #[test]

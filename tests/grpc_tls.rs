@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use grpc_support::authority::Authority;
+use grpc_support::script::echo_while;
 use grpc_support::{PATIENCE, Peer, call, disconnected, lane_with, request};
 use hivemind_worker::grpc::ServerConfig;
 use hivemind_worker::rpc::lane::LaneEvent;
-use hivemind_worker::rpc::server::{Server, ServerEvent};
+use hivemind_worker::rpc::server::Server;
 use hivemind_worker::rpc::tls::{self, Identity, Roots, TrustedTime};
 use hivemind_worker::sys::clock::boottime;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
@@ -24,29 +25,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Runs our server with TLS for `localhost` until `client` is done; requests are echoed.
 fn serve_while(authority: &Authority, clients: Option<&Roots>, client: impl FnOnce(SocketAddr) + Send + 'static) {
     let config = tls::server_config(&authority.identity("localhost"), clients).unwrap();
-    let mut server = Server::bind_tls("127.0.0.1:0".parse().unwrap(), ServerConfig::default(), config).unwrap();
-    let (address, waker) = (server.local_addr().unwrap(), server.waker());
-    let client = std::thread::spawn(move || {
-        let _wakes = WakesWhenDropped(waker);
-        client(address);
-    });
-    loop {
-        match server.next(boottime() + PATIENCE) {
-            ServerEvent::Request { call, body, .. } => server.respond(call, Ok(body)),
-            ServerEvent::Cancelled(_) => {}
-            ServerEvent::Woken => break,
-            ServerEvent::TimedOut => panic!("client is stuck"),
-        }
-    }
-    client.join().unwrap();
-}
-
-struct WakesWhenDropped(hivemind_worker::rpc::Waker);
-
-impl Drop for WakesWhenDropped {
-    fn drop(&mut self) {
-        self.0.wake();
-    }
+    let server = Server::bind_tls("127.0.0.1:0".parse().unwrap(), ServerConfig::default(), config).unwrap();
+    echo_while(server, client);
 }
 
 fn url(address: SocketAddr) -> String {
@@ -181,7 +161,7 @@ fn lane_refuses_our_server_with_a_certificate_for_another_name() {
 }
 
 fn client_as(authority: &Authority, identity: Option<&Identity>) -> Arc<rustls::ClientConfig> {
-    tls::client_config_as(&authority.roots, identity, &Arc::new(TrustedTime::default())).unwrap()
+    tls::client_config(&authority.roots, identity, &Arc::new(TrustedTime::default())).unwrap()
 }
 
 /// The first reason for which the lane is without connection.
@@ -288,7 +268,7 @@ fn time_that_the_master_told_unmasks_a_clock_that_is_ahead() {
     let url = format!("https://localhost:{port}");
     // 2060-01-01, as `date -u -d DAY +%s` gives it.
     let time = Arc::new(TrustedTime::new(|| Duration::from_secs(2_840_140_800), boottime));
-    let config = tls::client_config_as(&authority.roots, None, &time).unwrap();
+    let config = tls::client_config(&authority.roots, None, &time).unwrap();
     let reason = refusal(&url, Arc::clone(&config));
     assert!(reason.contains("expired, or the clock here is ahead: it ended at 2050-01-01"), "{reason}");
     // 2040-01-01.
@@ -298,7 +278,7 @@ fn time_that_the_master_told_unmasks_a_clock_that_is_ahead() {
     assert_eq!(refusal(&url, config), words);
     // A clock that has stood still since 1970 does no harm.
     let time = Arc::new(TrustedTime::new(|| Duration::from_secs(60), boottime));
-    let mut lane = lane_with(&url, Some(tls::client_config_as(&authority.roots, None, &time).unwrap()));
+    let mut lane = lane_with(&url, Some(tls::client_config(&authority.roots, None, &time).unwrap()));
     assert_eq!(call(&mut lane, request("Echo", "x")).unwrap().body, b"x");
 }
 

@@ -5,11 +5,12 @@
 mod grpc_support;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use grpc_support::script::{server, tls_server};
 use grpc_support::{PATIENCE, call, disconnected, lane_to, lane_with, request};
 use hivemind_worker::grpc::{CallId, Client, ClientConfig, ClientEvent, Code, Metadata, Processed, Request};
 use hivemind_worker::h2::{ConnectionError, KeepAlive};
@@ -20,10 +21,8 @@ use hivemind_worker::rpc::lane::{Lane, LaneConfig};
 use hivemind_worker::rpc::master::{Introduction, Master, MasterEvent};
 use hivemind_worker::rpc::schema;
 use hivemind_worker::rpc::server::{Server, ServerEvent};
-use hivemind_worker::rpc::tls::{self, Clock, Roots};
 use hivemind_worker::sys::clock::boottime;
 use prost::Message;
-use rcgen::{CertificateParams, KeyPair};
 
 /// Empty SETTINGS.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -37,18 +36,6 @@ fn answer_begins() -> Vec<u8> {
     let block = [&[0x88, 0x0f, 0x10, 16][..], b"application/grpc"].concat();
     let head = [&[0, 0, 20, 1, 4, 0, 0, 0, 1], block.as_slice()].concat();
     [head.as_slice(), &[0, 0, 5, 0, 0, 0, 0, 0, 1], &[0, 0, 0, 3, 0xe8]].concat()
-}
-
-/// A server that accepts one connection and does this with it; the URL of it.
-fn server(script: impl FnOnce(TcpStream) + Send + 'static) -> (String, JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let thread = std::thread::spawn(move || {
-        let (socket, _) = listener.accept().unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        script(socket);
-    });
-    (url, thread)
 }
 
 /// Reads until these bytes have come; false when the other end has closed before.
@@ -200,32 +187,6 @@ fn row_27_a_half_open_connection_is_found_by_a_ping() {
     assert!(matches!(ended.last(), Some(ClientEvent::Closed { error: ConnectionError::TimedOut { .. } })));
     // Without a call there is no PING, so that no server counts them.
     assert_eq!(client.poll_timeout(), None);
-}
-
-/// A rustls server on one connection, and the client's configuration that trusts it.
-fn tls_server(
-    alpn: &[&[u8]],
-    versions: &[&'static rustls::SupportedProtocolVersion],
-    script: impl FnOnce(rustls::StreamOwned<rustls::ServerConnection, TcpStream>) + Send + 'static,
-) -> (String, Arc<rustls::ClientConfig>, JoinHandle<()>) {
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let folder = grpc_support::Folder::new();
-    let roots = Roots::File(folder.write("root.pem", &certificate.pem()).into());
-    let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let client = tls::client_config(&roots, Arc::new(Clock(clock))).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
-    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
-    let session = rustls::ServerConnection::new(Arc::new(config)).unwrap();
-    let (url, thread) = server(move |socket| script(rustls::StreamOwned::new(session, socket)));
-    (url.replace("http://127.0.0.1", "https://localhost"), client, thread)
 }
 
 /// A record with an alert of the level warning: close_notify.

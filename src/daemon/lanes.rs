@@ -103,7 +103,7 @@ fn encryption(config: &Config) -> Result<(Arc<rustls::ClientConfig>, Arc<Trusted
     let files = config.master_client_files.as_ref();
     let identity = files.map(|(chain, key)| Identity::from_files(chain, key)).transpose()?;
     let time = Arc::new(TrustedTime::default());
-    let tls = tls::client_config_as(&roots, identity.as_ref(), &time)?;
+    let tls = tls::client_config(&roots, identity.as_ref(), &time)?;
     Ok((tls, time))
 }
 

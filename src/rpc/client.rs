@@ -131,7 +131,7 @@ impl Client {
             Scheme::Http => Ok(None),
             Scheme::Https => {
                 let time = Arc::new(TrustedTime::default());
-                tls::client_config_as(&options.roots, options.identity.as_ref(), &time).map(Some)
+                tls::client_config(&options.roots, options.identity.as_ref(), &time).map(Some)
             }
         };
         let tls = tls.map_err(ConnectError::Tls)?;

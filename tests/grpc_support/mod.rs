@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod ledger;
 pub mod nginx;
+pub mod script;
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;

@@ -6,45 +6,28 @@ use rustls::ClientConnection;
 use rustls::client::{ClientConfig, WebPkiServerVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
-use rustls::time_provider::TimeProvider;
 
 use super::refusal::Verifier;
 use super::{ALPN, BUFFER_LIMIT, Identity, Roots, TlsError, TrustedTime, explain};
 
-/// A client's TLS: version 1.2 or later, HTTP/2 by ALPN, certificates checked at the time that `time` says.
+/// A client's TLS: version 1.2 or later, HTTP/2 by ALPN, certificates checked by the time rule of [`TrustedTime`]. A server
+/// that asks for a certificate gets `identity`.
 ///
 /// # Errors
 /// The authorities cannot be used.
-pub fn client_config(roots: &Roots, time: Arc<dyn TimeProvider>) -> Result<Arc<ClientConfig>, TlsError> {
-    config(roots, None, time, None)
-}
-
-/// As [`client_config`], by the time rule of [`TrustedTime`]. A server that asks gets `identity`.
-///
-/// # Errors
-/// The authorities cannot be used.
-pub fn client_config_as(
+pub fn client_config(
     roots: &Roots,
     identity: Option<&Identity>,
     time: &Arc<TrustedTime>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let provider: Arc<dyn TimeProvider> = time.clone();
-    config(roots, identity, provider, Some(Arc::clone(time)))
-}
-
-fn config(
-    roots: &Roots,
-    identity: Option<&Identity>,
-    provider: Arc<dyn TimeProvider>,
-    time: Option<Arc<TrustedTime>>,
-) -> Result<Arc<ClientConfig>, TlsError> {
     let crypto = Arc::new(ring::default_provider());
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots.load()?), Arc::clone(&crypto));
     let inner = inner.build().map_err(|error| TlsError::Config(rustls::Error::General(error.to_string())))?;
-    let builder = ClientConfig::builder_with_details(crypto, provider);
+    let builder = ClientConfig::builder_with_details(crypto, Arc::<TrustedTime>::clone(time));
     let builder = builder.with_safe_default_protocol_versions().map_err(TlsError::Config)?;
     // Nothing is waived by it: the verifier inside is the one that a configuration has by default.
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { inner, time }));
+    let builder =
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { inner, time: Arc::clone(time) }));
     let mut config = match identity {
         Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
         None => builder.with_no_client_auth(),
@@ -64,24 +47,18 @@ pub(in crate::rpc) fn session(config: &Arc<ClientConfig>, host: &str) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::super::Clock;
     use super::*;
-
-    fn clock() -> Arc<dyn TimeProvider> {
-        Arc::new(Clock(|| Duration::from_secs(1_700_000_000)))
-    }
 
     #[test]
     fn file_without_certificates_is_refused_by_name() {
         let path = std::env::temp_dir().join(format!("hivemind-no-roots-{}", std::process::id()));
         let file = Roots::File(path.clone());
-        assert!(matches!(client_config(&file, clock()), Err(TlsError::File { .. })));
+        let read = || client_config(&file, None, &Arc::new(TrustedTime::default()));
+        assert!(matches!(read(), Err(TlsError::File { .. })));
         std::fs::write(&path, "nothing here").unwrap();
-        assert!(matches!(client_config(&file, clock()), Err(TlsError::NoRoots { .. })));
+        assert!(matches!(read(), Err(TlsError::NoRoots { .. })));
         std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
-        let error = client_config(&file, clock()).unwrap_err();
+        let error = read().unwrap_err();
         assert!(error.to_string().contains("hivemind-no-roots"), "{error}");
         std::fs::remove_file(&path).unwrap();
     }

@@ -12,14 +12,12 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::time_provider::TimeProvider;
 
-pub use client::{client_config, client_config_as};
+pub use client::client_config;
 pub use identity::Identity;
 pub use server::server_config;
 pub use time::TrustedTime;
@@ -166,19 +164,4 @@ fn certificates(path: &Path, part: Part) -> Result<Vec<CertificateDer<'static>>,
     let pem = read_pem(path, part)?;
     let all: Result<_, _> = CertificateDer::pem_slice_iter(&pem).collect();
     all.map_err(|error| part.garbled(path, error))
-}
-
-/// What certificates are checked against: a function that yields the time since 1970.
-pub struct Clock<F>(pub F);
-
-impl<F> fmt::Debug for Clock<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Clock")
-    }
-}
-
-impl<F: Fn() -> Duration + Send + Sync> TimeProvider for Clock<F> {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch((self.0)()))
-    }
 }

@@ -56,7 +56,7 @@ impl From<Refusal> for Error {
 #[derive(Debug)]
 pub(super) struct Verifier {
     pub(super) inner: Arc<WebPkiServerVerifier>,
-    pub(super) time: Option<Arc<TrustedTime>>,
+    pub(super) time: Arc<TrustedTime>,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -108,7 +108,7 @@ impl ServerCertVerifier for Verifier {
 
 impl Verifier {
     fn clock_ahead(&self, here: UnixTime, not_after: UnixTime) -> Option<Refusal> {
-        let master = self.time.as_ref()?.of_master()?;
+        let master = self.time.of_master()?;
         let [here, not_after] = [here, not_after].map(|time| Duration::from_secs(time.as_secs()));
         (master < not_after).then_some(Refusal::ClockAhead { here, master, not_after })
     }
