@@ -133,6 +133,48 @@ fn a_call_that_was_not_processed_is_made_once_more_on_the_next_connection() {
 }
 
 #[test]
+fn a_refused_call_is_made_once_more_on_a_new_connection_beside_the_old_one() {
+    let refusal = [0, 0, 4, 3, 0, 0, 0, 0, 3, 0, 0, 0, 7];
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let thread = std::thread::spawn(move || {
+        let accept = || {
+            let (mut socket, _) = listener.accept().unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.write_all(&SETTINGS).unwrap();
+            socket
+        };
+        let mut first = accept();
+        read_until(&mut first, b"\0\0\0\0\x01y");
+        first.write_all(&refusal).unwrap();
+        let mut second = accept();
+        read_until(&mut second, b"\0\0\0\0\x01y");
+        // The first connection still serves its other call.
+        for socket in [&mut second, &mut first] {
+            socket.write_all(&[ok_head(), ok_rest()].concat()).unwrap();
+        }
+        read_to_end(first);
+        read_to_end(second);
+    });
+    let mut lane = lane_to(&url);
+    let slow = lane.call(request("X", "x"));
+    let refused = lane.call(request("X", "y"));
+    let (mut done, mut connections) = (Vec::new(), 0);
+    while done.len() < 2 {
+        match lane.next(boottime() + PATIENCE) {
+            LaneEvent::Answer { id, result } => done.push((id, result.unwrap().body)),
+            LaneEvent::Connected { .. } => connections += 1,
+            LaneEvent::Disconnected { .. } => {}
+            event => panic!("{event:?}"),
+        }
+    }
+    done.sort_by_key(|(id, _)| id.0);
+    assert_eq!((done, connections), (vec![(slow, b"!".to_vec()), (refused, b"!".to_vec())], 2));
+    drop(lane);
+    thread.join().unwrap();
+}
+
+#[test]
 fn call_that_waits_for_a_stream_moves_to_the_next_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut lane = lane_to(&format!("http://{}", listener.local_addr().unwrap()));

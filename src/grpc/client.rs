@@ -183,9 +183,10 @@ impl Client {
         }
     }
 
-    /// Makes small calls again by itself: once at once where the server says that it did not begin them, and without limit
-    /// where they never left (RFC 9113 section 8.7, gRFC A6). On a connection that closes they wait for
-    /// [`Client::take_waiting`]. A large message is not kept for that: its call fails, as [`Processed::No`].
+    /// Keeps small calls that may be made again: once where the server says that it did not begin them, and without limit
+    /// where they never left (RFC 9113 section 8.7, gRFC A6). They wait for [`Client::take_waiting`], as they belong on
+    /// another connection; a refused call closes this one, which ends with the calls under way. A large message is not
+    /// kept: its call fails, as [`Processed::No`].
     pub fn retry_unprocessed(&mut self) {
         self.retries_unprocessed = true;
     }
@@ -417,7 +418,9 @@ impl Client {
         if (is_refused || cause == ResetCause::NotProcessed)
             && let Some(again) = call.again.take().filter(|again| !again.is_second_try)
         {
-            return self.waiting.push_back(WaitingCall { is_second_try: true, ..again });
+            self.waiting.push_back(WaitingCall { is_second_try: true, ..again });
+            // A server refuses while it has too much or is about to end: the second try belongs on a new connection.
+            return self.connection.go_away(ErrorCode::NO_ERROR);
         }
         let error = match cause {
             ResetCause::NotProcessed => CallError::new(

@@ -420,18 +420,28 @@ fn retrying(size: usize) -> (Client, Connection) {
 }
 
 #[test]
-fn a_refused_call_is_made_once_more_at_once() {
+fn a_refused_call_waits_for_another_connection_once() {
     let (mut client, mut peer) = retrying(3);
+    client.call(CallId(2), request(b"x"), NOW);
+    settle(&mut client, &mut peer);
     peer.reset(1, ErrorCode::REFUSED_STREAM);
-    let seen = settle(&mut client, &mut peer);
-    assert!(
-        seen.iter().any(|e| matches!(e, Event::Data { stream: 3, data, .. } if data == b"\0\0\0\0\x03\x01\x01\x01"))
-    );
-    assert!(answers(&mut client).is_empty());
+    settle(&mut client, &mut peer);
+    assert!(client.is_closing(), "nothing new here");
+    let mut waiting = client.take_waiting();
+    assert_eq!((waiting.len(), waiting[0].id, waiting[0].is_second_try), (1, CallId(1), true));
+    assert_eq!((client.open_calls(), answers(&mut client).len()), (1, 0), "the other call goes on");
+
+    let (mut client, mut peer) = retrying(3);
+    peer.reset(1, ErrorCode::CANCEL);
+    settle(&mut client, &mut peer);
+    client.resume(waiting.remove(0), NOW);
+    settle(&mut client, &mut peer);
     peer.reset(3, ErrorCode::REFUSED_STREAM);
     settle(&mut client, &mut peer);
     let got = answers(&mut client);
-    assert_eq!((got.len(), got[0].1.as_ref().unwrap_err().processed), (1, Processed::No));
+    assert_eq!(got.len(), 2);
+    assert_eq!(got[1].1.as_ref().unwrap_err().processed, Processed::No);
+    assert!(!client.is_closing() && client.take_waiting().is_empty());
 }
 
 #[test]

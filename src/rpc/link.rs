@@ -17,7 +17,7 @@ pub(super) type Answer = (CallId, Result<Response, CallError>);
 pub(super) struct End {
     /// For people.
     pub(super) reason: String,
-    /// The server said so beforehand, without an error.
+    /// It was said beforehand, without an error.
     pub(super) is_orderly: bool,
 }
 
@@ -122,7 +122,12 @@ impl Link {
                 ClientEvent::Answer { id, result } => answers.push_back((id, result)),
                 ClientEvent::GoAway => {}
                 ClientEvent::Closed { error } => {
-                    let is_orderly = matches!(error, ConnectionError::GoneAway { code: ErrorCode::NO_ERROR, .. });
+                    // Closed here: the server refused a stream.
+                    let is_orderly = matches!(
+                        error,
+                        ConnectionError::GoneAway { code: ErrorCode::NO_ERROR, .. }
+                            | ConnectionError::Local { code: ErrorCode::NO_ERROR }
+                    );
                     let reason = match self.transport.is_established() {
                         true => error.to_string(),
                         false => "server did not finish the TLS handshake in time".to_owned(),
