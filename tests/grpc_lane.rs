@@ -37,7 +37,7 @@ for_each_proxied_way![
 ];
 
 /// The largest message that the contract allows.
-const LARGEST: usize = 32 * 1024 * 1024;
+const LARGEST: usize = 64 * 1024 * 1024;
 
 fn messages_of_all_sizes_come_back(way: Way) {
     let served = Served::start(way);

@@ -189,14 +189,14 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 fn messages_of_all_sizes_come_back(way: Way) {
-    const LARGEST: usize = 32 * 1024 * 1024;
+    const LARGEST: usize = 64 * 1024 * 1024;
     let server = Running::with(way, ServerConfig { max_request: LARGEST, ..ServerConfig::default() });
     let mut client = Client::to(&server, way);
     for size in [0, 1, 16_379, 16_384, 65_535, 65_536, 4 * 1024 * 1024, LARGEST] {
         let got = client.call("Echo", json!({ "size": size }));
         assert_eq!(got, json!({"code": 0, "len": size, "sha256": sha256(&vec![0x5a; size])}));
     }
-    assert_eq!(client.call("Size", json!({"hex": hex(b"33554433")}))["len"], LARGEST + 1);
+    assert_eq!(client.call("Size", json!({"hex": hex(b"67108865")}))["len"], LARGEST + 1);
 }
 
 fn message_above_the_limit_is_refused(way: Way) {

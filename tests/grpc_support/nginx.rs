@@ -46,7 +46,7 @@ impl Nginx {
             http {{
                 access_log off;
                 {}
-                client_max_body_size 64m;
+                client_max_body_size 65m;
                 keepalive_requests {keepalive_requests};
                 grpc_next_upstream off;
                 grpc_read_timeout 60s;
