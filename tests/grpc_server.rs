@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use grpc_support::authority::Authority;
+use grpc_support::nginx::Nginx;
 use grpc_support::{Kind, PATIENCE, Peer, TONIC, Way, call, for_each_way, lane_to, request};
 use hivemind_worker::grpc::{Code, Metadata, Reply, ServerConfig, Status};
 use hivemind_worker::rpc::Waker;
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 
 for_each_way![
     messages_of_all_sizes_come_back,
+    nginx_brings_calls_and_answers,
     message_above_the_limit_is_refused,
     all_status_codes_and_odd_messages_arrive,
     metadata_goes_both_ways,
@@ -139,12 +141,13 @@ struct Client(Peer);
 
 impl Client {
     fn to(server: &Running, way: Way) -> Client {
-        Client(match &server.authority {
-            Some(authority) => {
-                let url = format!("https://localhost:{}", server.address.port());
-                way.kind.start(&["client", &url, "--ca", &authority.ca])
-            }
-            None => way.kind.start(&["client", &format!("http://{}", server.address)]),
+        Client::at(way, server.address.port(), server.authority.as_ref())
+    }
+
+    fn at(way: Way, port: u16, authority: Option<&Authority>) -> Client {
+        Client(match authority {
+            Some(authority) => way.kind.start(&["client", &format!("https://localhost:{port}"), "--ca", &authority.ca]),
+            None => way.kind.start(&["client", &format!("http://127.0.0.1:{port}")]),
         })
     }
 
@@ -197,6 +200,29 @@ fn messages_of_all_sizes_come_back(way: Way) {
         assert_eq!(got, json!({"code": 0, "len": size, "sha256": sha256(&vec![0x5a; size])}));
     }
     assert_eq!(client.call("Size", json!({"hex": hex(b"67108865")}))["len"], LARGEST + 1);
+}
+
+fn nginx_brings_calls_and_answers(way: Way) {
+    let server = Running::start(Way { is_tls: false, ..way });
+    let nginx = Nginx::start(server.address.port(), 1_000);
+    let (port, authority) = match way.is_tls {
+        true => (nginx.tls_port, Some(&nginx.authority)),
+        false => (nginx.port, None),
+    };
+    let mut client = Client::at(way, port, authority);
+    for size in [0, 1, 65_536, 4 * 1024 * 1024] {
+        let got = client.call("Echo", json!({ "size": size }));
+        assert_eq!(got, json!({"code": 0, "len": size, "sha256": sha256(&vec![0x5a; size])}));
+    }
+    let status = [&[9][..], "nö: 100 %".as_bytes()].concat();
+    let got = client.call("Status", json!({"hex": hex(&status)}));
+    assert_eq!((&got["code"], &got["message"]), (&json!(9), &json!("nö: 100 %")));
+    for id in 0..100 {
+        client.start(id, "Size", json!({"hex": hex(id.to_string().as_bytes())}));
+    }
+    for id in 0..100 {
+        assert_eq!(client.result(id)["len"], id);
+    }
 }
 
 fn message_above_the_limit_is_refused(way: Way) {
