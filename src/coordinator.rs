@@ -145,6 +145,7 @@ impl Coordinator {
             }
             Event::Offers { poll, offers } => self.handle_offers(poll, offers),
             Event::Cancel { key, reason, is_superseded } => self.handle_cancel(&key, reason, is_superseded),
+            Event::Alert(text) => self.alert(text),
             Event::Directed(Directive::Drain) => self.is_draining = true,
             Event::Directed(Directive::Resume) => self.is_draining = false,
             // The session's own business.
@@ -492,6 +493,10 @@ impl Coordinator {
     }
 
     fn alert(&mut self, text: String) {
+        // A master that repeats itself must not push out what else there is to know.
+        if self.view.alerts.first() == Some(&text) {
+            return;
+        }
         self.view.alerts.insert(0, text);
         self.view.alerts.truncate(MAX_ALERTS);
     }

@@ -39,6 +39,7 @@ use crate::node::action::Action;
 use crate::node::snapshot::{EngineView, MasterView, Snapshot};
 use crate::rpc::key::NodeKey;
 use crate::rpc::master::Introduction;
+use crate::rpc::signing::Signing;
 use crate::sandbox::{Context, EngineNews, EngineWatch, Hooks, Identity};
 use crate::standalone::{Desk, Master, MasterConfig};
 use crate::store::{Recovered, Store, StoreConfig, StoreEvent};
@@ -164,6 +165,8 @@ impl Worker {
             Some(master) => Route::plain(&master.url()),
         };
         let route = route.map_err(Fault::Setup)?;
+        let signing_key = master.as_ref().map_or(config.master_signing_key, |master| Some(master.signing_key()));
+        let signing = Signing::load(&config.state_dir, &route.url(), signing_key).map_err(Fault::Setup)?;
         let (store_sender, store_events) = bounded(MAX_STORE_EVENTS);
         let store_config = StoreConfig { log_budget_bytes: config.log_budget_bytes, ..StoreConfig::default() };
         // The receiver lives as long as the coordinator and the last delivery; later events interest nobody.
@@ -196,6 +199,7 @@ impl Worker {
                 events: events.clone(),
                 store: store.clone(),
                 report_interval: config.report_interval,
+                signing,
             },
         )
         .map_err(Fault::Other)?;

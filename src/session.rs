@@ -343,6 +343,10 @@ impl SessionThread {
         self.registered_at = now;
         self.heartbeat_interval = registration.heartbeat_interval;
         self.next_heartbeat = now;
+        if let Err(words) = self.parts.master.learn_signing_key(&registration.signing_key) {
+            warn!("{words}");
+            self.tell(Event::Alert(words));
+        }
         self.parts.master.set_session(&registration.node_id, Some(registration.session_token.clone()));
         self.share(Session {
             node_id: registration.node_id.clone(),

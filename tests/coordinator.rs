@@ -11,7 +11,7 @@ use hivemind_worker::node::order::{CancelState, Marks, Refusal, TaskNews};
 use hivemind_worker::node::record::{EventKind, FinalReport, Outcome, Phase};
 use hivemind_worker::node::resources::Resources;
 use hivemind_worker::node::snapshot::{EngineView, NodeState, Snapshot};
-use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
+use hivemind_worker::node::spec::{FieldError, SpecDefaults, TaskSpec};
 
 const GIB: i64 = 1 << 30;
 
@@ -170,6 +170,24 @@ fn refuses_what_can_never_fit_what_is_invalid_and_what_conflicts() {
     assert!(refused[1].reason.starts_with("memory_bytes is -1"), "{refused:?}");
     let other = Offer { digest: [8; 32], ..offer("good", GIB) };
     assert_eq!(settled(&node.offer(vec![other])).1[0].code, "conflict");
+}
+
+#[test]
+fn what_the_master_has_not_signed_is_refused_and_told_once() {
+    let mut node = Node::new(Vec::new());
+    let alerts = node.coordinator.snapshot().alerts.len();
+    for poll in 1..=3 {
+        let unsigned = FieldError { field: "signature".to_owned(), reason: "is missing".to_owned() };
+        node.tell(Event::Offers { poll, offers: vec![(9, Err(unsigned))] });
+        let (taken, refused) = settled(&node.settle());
+        assert!(taken.is_empty());
+        assert_eq!(
+            (refused[0].offer_id, refused[0].code, refused[0].reason.as_str()),
+            (9, "signature", "signature is missing")
+        );
+    }
+    let told = &node.coordinator.snapshot().alerts;
+    assert_eq!((told.len(), told[0].as_str()), (alerts + 1, "refused an assignment: its signature is missing"));
 }
 
 #[test]

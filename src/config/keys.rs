@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 29] = [
+pub static KEYS: [Key; 30] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -84,6 +84,11 @@ pub static KEYS: [Key; 29] = [
         "MASTER_CLIENT_KEY_FILE",
         "Private key of that certificate",
         ["path", "PEM file without a passphrase; needs MASTER_CLIENT_CERT_FILE", "none"],
+    ),
+    key(
+        "MASTER_SIGNING_KEY",
+        "Ed25519 public key of the master: assignments that it has not signed are refused",
+        ["hex", "64 digits", "the first that the master tells, kept in the state folder; without one, no signature is asked for"],
     ),
     key(
         "HTTPS_PROXY",

@@ -77,6 +77,8 @@ pub struct Config {
     pub master_ca_file: Option<PathBuf>,
     /// `MASTER_CLIENT_CERT_FILE` and `MASTER_CLIENT_KEY_FILE`.
     pub master_client_files: Option<(PathBuf, PathBuf)>,
+    /// `MASTER_SIGNING_KEY`.
+    pub master_signing_key: Option<[u8; 32]>,
     /// `HTTPS_PROXY`.
     pub https_proxy: Option<Secret<String>>,
     /// `HTTP_PROXY`.
@@ -235,7 +237,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 28] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 29] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
@@ -244,6 +246,7 @@ impl Config {
             ("MASTER_CA_FILE", self.master_ca_file == new.master_ca_file),
             ("MASTER_CLIENT_CERT_FILE", old_client.map(|files| &files.0) == new_client.map(|files| &files.0)),
             ("MASTER_CLIENT_KEY_FILE", old_client.map(|files| &files.1) == new_client.map(|files| &files.1)),
+            ("MASTER_SIGNING_KEY", self.master_signing_key == new.master_signing_key),
             ("HTTPS_PROXY", self.https_proxy == new.https_proxy),
             ("HTTP_PROXY", self.http_proxy == new.http_proxy),
             ("NO_PROXY", self.no_proxy == new.no_proxy),

@@ -9,6 +9,7 @@ use log::LevelFilter;
 use crate::node::id::{Id, MAX_ID_LEN};
 use crate::node::resources::Resources;
 use crate::node::spec::{MAX_BYTES, MIN_MEMORY_BYTES, SpecDefaults};
+use crate::sys::text::from_hex;
 
 use super::amount;
 use super::error::{ConfigError, Place};
@@ -57,6 +58,7 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         master_grpc_url: master_url(&layers, "MASTER_GRPC_URL", is_plaintext_allowed)?,
         master_ca_file: layers.path("MASTER_CA_FILE"),
         master_client_files: client_files(&layers)?,
+        master_signing_key: layers.read("MASTER_SIGNING_KEY", signing_key)?,
         https_proxy: layers.read("HTTPS_PROXY", secret)?,
         http_proxy: layers.read("HTTP_PROXY", secret)?,
         no_proxy: layers.read("NO_PROXY", |text| Ok(text.to_owned()))?,
@@ -179,6 +181,11 @@ fn client_files(layers: &Layers<'_>) -> Result<Option<(PathBuf, PathBuf)>, Confi
         [Some(_), None] => Err(layers.refuse(names[0], "is set without MASTER_CLIENT_KEY_FILE: set both")),
         [None, Some(_)] => Err(layers.refuse(names[1], "is set without MASTER_CLIENT_CERT_FILE: set both")),
     }
+}
+
+fn signing_key(text: &str) -> Result<[u8; 32], String> {
+    from_hex(text.trim())
+        .ok_or_else(|| format!("{} is no Ed25519 public key: write its 32 bytes as 64 hex digits", shown(text)))
 }
 
 /// A text that is looked into where it is used.

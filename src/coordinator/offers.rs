@@ -4,7 +4,7 @@ use log::info;
 
 use super::view::explain_shortage;
 use super::{Coordinator, Effect, Gated, Poll, Record};
-use crate::node::offer::Offer;
+use crate::node::offer::{Offer, SIGNATURE};
 use crate::node::order::Refusal;
 use crate::node::record::{EventKind, Phase};
 use crate::node::resources::Resources;
@@ -20,6 +20,10 @@ impl Coordinator {
             let checked =
                 offer.and_then(|offer| TaskSpec::check(&offer, &self.settings.defaults).map(|spec| (spec, offer)));
             match checked {
+                Err(error) if error.field == SIGNATURE => {
+                    self.alert(format!("refused an assignment: its {error}"));
+                    self.refuse(poll, offer_id, "signature", error.to_string());
+                }
                 Err(error) => self.refuse(poll, offer_id, "invalid", error.to_string()),
                 Ok((spec, offer)) => self.handle_offer(poll, offer_id, spec, offer.inputs),
             }

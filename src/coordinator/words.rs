@@ -41,6 +41,8 @@ pub enum Event {
     Offers { poll: u64, offers: Vec<(u64, Result<Box<Offer>, FieldError>)> },
     /// The master wants an attempt stopped.
     Cancel { key: AttemptKey, reason: String, is_superseded: bool },
+    /// What the owner should know.
+    Alert(String),
     /// The master wants something of the node.
     Directed(Directive),
     /// From a task's thread.

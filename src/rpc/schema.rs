@@ -269,6 +269,8 @@ pub struct NodeRegistrationResponse {
     pub server_time_ms: u64,
     #[prost(message, repeated, tag = "9")]
     pub superseded: ::prost::alloc::vec::Vec<AttemptKey>,
+    #[prost(bytes = "vec", tag = "10")]
+    pub signing_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeartbeatRequest {
