@@ -17,6 +17,7 @@
 
 mod driver;
 mod lanes;
+mod lives;
 mod logs;
 
 use std::collections::BTreeSet;
@@ -30,8 +31,9 @@ use log::{info, warn};
 
 use self::driver::{Driver, HeldCell};
 use self::lanes::{Lanes, Needs, Route};
+use self::lives::{Lives, SHORT_LIFE};
 use crate::config::{Config, Shutdown};
-use crate::coordinator::{Coordinator, Event, Held, Settings, ShutdownMode};
+use crate::coordinator::{Coordinator, Event, Held, Past, Settings, ShutdownMode};
 use crate::docker::{Docker, DockerHost, NodeTimeouts};
 use crate::host::{self, Sampler};
 use crate::monitor::{Monitor, MonitorConfig, Submissions};
@@ -108,9 +110,21 @@ pub fn run(config: Config, mode: Mode, reload: Reload<'_>, set_log_level: SetLog
     private_dir(&config.state_dir).map_err(|error| setup(&error))?;
     let _lock = StateLock::acquire(&config.state_dir).map_err(|error| setup(&error))?;
     let signals = SignalSource::start().map_err(|error| other("can't catch signals", &error))?;
-    let worker = Worker::start(&config, mode)?;
-    let outcome = worker.attend(config, signals.receiver(), reload, set_log_level);
-    worker.stop(outcome);
+    let (mut lives, past) = Lives::begin(&config.state_dir, config.crash_limit);
+    let worker = match Worker::start(&config, mode, past) {
+        Ok(worker) => worker,
+        Err(fault) => {
+            lives.end();
+            return Err(fault);
+        }
+    };
+    let outcome = worker.attend(config, &mut lives, signals.receiver(), reload, set_log_level);
+    let ending = worker.stop(outcome);
+    lives.end();
+    if ending == Ending::Forced {
+        // Threads that hang can't be joined. The store has synced what it promised; the rest is the next start's.
+        std::process::exit(1);
+    }
     Ok(())
 }
 
@@ -144,7 +158,8 @@ enum Ending {
 struct Worker {
     store: Store,
     lanes: Lanes,
-    engine: EngineWatch,
+    /// None in the safe state.
+    engine: Option<EngineWatch>,
     monitor: Monitor,
     master: Option<Master>,
     sampler: (Sender<()>, JoinHandle<()>),
@@ -153,7 +168,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(config: &Config, mode: Mode) -> Result<Self, Fault> {
+    fn start(config: &Config, mode: Mode, past: Past) -> Result<Self, Fault> {
         let key = Arc::new(NodeKey::load_or_make(&config.state_dir).map_err(|error| setup(&error))?);
         let host = DockerHost::parse(&config.docker_host).map_err(|error| setup(&error))?;
         let master = match mode {
@@ -181,7 +196,8 @@ impl Worker {
         let monitor = start_monitor(config, &snapshot, actions, &store, desk)?;
         view.monitor = monitor_url(&monitor);
         let identity = Identity::new(config.node_id.as_str(), key.public());
-        let mut coordinator = coordinator(config, view, recovered);
+        let is_safe = past.safe_because.is_some();
+        let mut coordinator = coordinator(config, past, view, recovered);
         coordinator.remember_over(store.history(MAX_REMEMBERED, None).into_iter().rev().map(|row| row.key));
         snapshot.set(coordinator.snapshot());
         let held = HeldCell::new(coordinator.held());
@@ -204,7 +220,8 @@ impl Worker {
         )
         .map_err(Fault::Other)?;
         let docker = Docker::new(host.clone(), NodeTimeouts::default());
-        let engine = watch_engine(&docker, identity.clone(), events.clone(), held.clone())?;
+        let watch = || watch_engine(&docker, identity.clone(), events.clone(), held.clone());
+        let engine = (!is_safe).then(watch).transpose()?;
         let sampler = start_sampler(&config.state_dir, events.clone())?;
         let context = Context {
             docker,
@@ -234,14 +251,20 @@ impl Worker {
     fn attend(
         &self,
         mut config: Config,
+        lives: &mut Lives,
         signals: &Receiver<Signal>,
         reload: Reload<'_>,
         set_log_level: SetLogLevel<'_>,
     ) -> Option<Receiver<StoreEvent>> {
         let mut deadline = never();
+        let mut lasted = after(SHORT_LIFE);
         let mut was_told = false;
         loop {
             select! {
+                recv(lasted) -> _ => {
+                    lives.has_lasted();
+                    lasted = never();
+                }
                 recv(self.done) -> store_events => return store_events.ok(),
                 recv(deadline) -> _ => {
                     warn!("something does not end: leaving it to the next start");
@@ -291,18 +314,19 @@ impl Worker {
     }
 
     /// Ends all threads in the order in which they use each other.
-    fn stop(self, store_events: Option<Receiver<StoreEvent>>) {
+    fn stop(self, store_events: Option<Receiver<StoreEvent>>) -> Ending {
         let ending = if store_events.is_some() { Ending::Clean } else { Ending::Forced };
         if let Some(store_events) = store_events {
             self.await_last_delivery(&store_events);
         }
         if ending == Ending::Forced {
-            // Threads that hang can't be joined. The store has synced what it promised; the rest is the next start's.
             info!("ended");
-            std::process::exit(1);
+            return ending;
         }
         self.lanes.release();
-        self.engine.release();
+        if let Some(engine) = self.engine {
+            engine.release();
+        }
         self.monitor.stop();
         if let Some(master) = self.master {
             master.stop();
@@ -313,6 +337,7 @@ impl Worker {
         }
         self.store.close();
         info!("ended");
+        ending
     }
 
     fn await_last_delivery(&self, store_events: &Receiver<StoreEvent>) {
@@ -353,7 +378,7 @@ fn first_view(config: &Config, mode: Mode, route: &Route, recovered: &Recovered)
     }
 }
 
-fn coordinator(config: &Config, view: Snapshot, recovered: Recovered) -> Coordinator {
+fn coordinator(config: &Config, past: Past, view: Snapshot, recovered: Recovered) -> Coordinator {
     for warning in &recovered.warnings {
         warn!("{warning}");
     }
@@ -363,7 +388,7 @@ fn coordinator(config: &Config, view: Snapshot, recovered: Recovered) -> Coordin
         marks: attempt.marks,
         report: attempt.final_report,
     });
-    Coordinator::new(settings(config), view, held.collect(), boottime(), unix_ms())
+    Coordinator::after(past, settings(config), view, held.collect(), boottime(), unix_ms())
 }
 
 fn tell_start(config: &Config, mode: Mode, monitor: &Monitor) {

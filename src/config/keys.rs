@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 30] = [
+pub static KEYS: [Key; 31] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -197,6 +197,11 @@ pub static KEYS: [Key; 30] = [
     )
     .flag("shutdown")
     .live(),
+    key(
+        "HIVEMIND_CRASH_LIMIT",
+        "Crashes of the worker, early in its life or by a panic, after which an attempt that was there at each is given up; two more in a row, and it only delivers what it has",
+        ["number", "1 to 1000000", "3"],
+    ),
     key("HIVEMIND_LOG_BUDGET", "Output that is kept of each attempt", ["size", "64KiB to 16GiB", "64MiB"]),
     key(
         "WIREGUARD_CONFIG_PATH",

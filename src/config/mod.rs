@@ -115,6 +115,8 @@ pub struct Config {
     pub spec_defaults: SpecDefaults,
     /// `HIVEMIND_SHUTDOWN`.
     pub shutdown: Shutdown,
+    /// `HIVEMIND_CRASH_LIMIT`.
+    pub crash_limit: u32,
     /// `HIVEMIND_LOG_BUDGET`: bytes of output that are kept of each attempt.
     pub log_budget_bytes: u64,
     /// `WIREGUARD_CONFIG_PATH`, or a `--config` that is one.
@@ -237,7 +239,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 29] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 30] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
@@ -268,6 +270,7 @@ impl Config {
             ("HIVEMIND_TIMEOUT", old_spec.timeout == new_spec.timeout),
             ("HIVEMIND_MAX_TIMEOUT", old_spec.max_timeout == new_spec.max_timeout),
             ("HIVEMIND_SHUTDOWN", self.shutdown == new.shutdown),
+            ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),
             ("WIREGUARD_CONFIG_PATH", self.wireguard_config == new.wireguard_config),
         ]

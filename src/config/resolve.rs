@@ -81,6 +81,7 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         report_interval: Duration::from_secs(report_interval.unwrap_or(30)),
         spec_defaults: spec_defaults(&layers)?,
         shutdown: layers.read("HIVEMIND_SHUTDOWN", shutdown)?.unwrap_or(Shutdown::Stop),
+        crash_limit: layers.read("HIVEMIND_CRASH_LIMIT", crash_limit)?.unwrap_or(3),
         log_budget_bytes: layers
             .read("HIVEMIND_LOG_BUDGET", |text| size_in(text, 64 << 10, 16 << 30))?
             .unwrap_or(64 << 20),
@@ -181,6 +182,10 @@ fn client_files(layers: &Layers<'_>) -> Result<Option<(PathBuf, PathBuf)>, Confi
         [Some(_), None] => Err(layers.refuse(names[0], "is set without MASTER_CLIENT_KEY_FILE: set both")),
         [None, Some(_)] => Err(layers.refuse(names[1], "is set without MASTER_CLIENT_CERT_FILE: set both")),
     }
+}
+
+fn crash_limit(text: &str) -> Result<u32, String> {
+    u32::try_from(value::whole(text, 1..=1_000_000)?).map_err(|error| error.to_string())
 }
 
 fn signing_key(text: &str) -> Result<[u8; 32], String> {

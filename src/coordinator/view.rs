@@ -14,6 +14,9 @@ use crate::node::spec::TaskSpec;
 impl Coordinator {
     /// State and, where it is not plain, the reason.
     pub(super) fn state(&self) -> (NodeState, String) {
+        if let Some(reason) = &self.past.safe_because {
+            return (NodeState::Degraded, format!("safe state: {reason}"));
+        }
         if let Some(trouble) = &self.store_trouble {
             return (NodeState::Degraded, format!("disk: {trouble}"));
         }

@@ -125,6 +125,17 @@ pub struct Settings {
     pub defaults: SpecDefaults,
 }
 
+/// What the lives of the worker before this one mean for it.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// The last one crashed.
+    pub has_crashed: bool,
+    /// An attempt that was there at so many crashes is given up; 0: none ever is.
+    pub crash_limit: u32,
+    /// Nothing is tried in this life, for this reason: what is held is delivered, containers are left alone.
+    pub safe_because: Option<String>,
+}
+
 /// An attempt as the store knew it at start.
 #[derive(Clone, Debug)]
 pub struct Held {
