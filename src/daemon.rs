@@ -183,7 +183,11 @@ impl Worker {
         let signing_key = master.as_ref().map_or(config.master_signing_key, |master| Some(master.signing_key()));
         let signing = Signing::load(&config.state_dir, &route.url(), signing_key).map_err(Fault::Setup)?;
         let (store_sender, store_events) = bounded(MAX_STORE_EVENTS);
-        let store_config = StoreConfig { log_budget_bytes: config.log_budget_bytes, ..StoreConfig::default() };
+        let store_config = StoreConfig {
+            log_budget_bytes: config.log_budget_bytes,
+            waiting_logs_bytes: config.waiting_logs_bytes,
+            ..StoreConfig::default()
+        };
         // The receiver lives as long as the coordinator and the last delivery; later events interest nobody.
         let notify = Box::new(move |event| store_sender.send(event).unwrap_or_default());
         let (store, recovered) = Store::open(&config.state_dir, store_config, notify).map_err(|error| setup(&error))?;

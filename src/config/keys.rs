@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 31] = [
+pub static KEYS: [Key; 32] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -203,6 +203,11 @@ pub static KEYS: [Key; 31] = [
         ["number", "1 to 1000000", "3"],
     ),
     key("HIVEMIND_LOG_BUDGET", "Output that is kept of each attempt", ["size", "64KiB to 16GiB", "64MiB"]),
+    key(
+        "HIVEMIND_WAITING_LOGS",
+        "Output of all attempts together that waits for the master; beyond it the oldest of the least important attempts is dropped, and the gap told",
+        ["size", "16MiB to 1TiB", "1GiB"],
+    ),
     key(
         "WIREGUARD_CONFIG_PATH",
         "WireGuard configuration of the tunnel to the master; accepted, but this version builds no tunnel",

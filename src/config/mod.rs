@@ -119,6 +119,8 @@ pub struct Config {
     pub crash_limit: u32,
     /// `HIVEMIND_LOG_BUDGET`: bytes of output that are kept of each attempt.
     pub log_budget_bytes: u64,
+    /// `HIVEMIND_WAITING_LOGS`: bytes of output of all attempts together that wait for the master.
+    pub waiting_logs_bytes: u64,
     /// `WIREGUARD_CONFIG_PATH`, or a `--config` that is one.
     pub wireguard_config: Option<PathBuf>,
     /// What the owner should know about this configuration, in words.
@@ -239,7 +241,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 30] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 31] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
@@ -272,6 +274,7 @@ impl Config {
             ("HIVEMIND_SHUTDOWN", self.shutdown == new.shutdown),
             ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),
+            ("HIVEMIND_WAITING_LOGS", self.waiting_logs_bytes == new.waiting_logs_bytes),
             ("WIREGUARD_CONFIG_PATH", self.wireguard_config == new.wireguard_config),
         ]
     }

@@ -85,6 +85,9 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         log_budget_bytes: layers
             .read("HIVEMIND_LOG_BUDGET", |text| size_in(text, 64 << 10, 16 << 30))?
             .unwrap_or(64 << 20),
+        waiting_logs_bytes: layers
+            .read("HIVEMIND_WAITING_LOGS", |text| size_in(text, 16 << 20, 1 << 40))?
+            .unwrap_or(1 << 30),
         wireguard_config,
         warnings,
         places: layers.places(),

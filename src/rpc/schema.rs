@@ -560,6 +560,8 @@ pub struct Chunk {
     pub data: ::prost::alloc::vec::Vec<u8>,
     #[prost(bool, tag = "5")]
     pub last: bool,
+    #[prost(bool, tag = "6")]
+    pub after_gap: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FinalReport {

@@ -251,6 +251,9 @@ impl Folder {
         let is_new = !path.exists();
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         file.write_all_at(bytes, at)?;
+        if bytes.is_empty() && file.metadata()?.len() < at {
+            file.set_len(at)?;
+        }
         self.sync(&file)?;
         match path.parent() {
             Some(parent) if is_new => self.sync_folder(parent),
