@@ -205,6 +205,8 @@ fn an_older_attempt_is_refused() {
     let mut node = Node::new(Vec::new());
     node.offer(vec![Offer { attempt: 2, ..offer("a", GIB) }]);
     assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
+    node.coordinator.remember_over([AttemptKey { attempt: 2, ..key("b") }]);
+    assert_eq!(settled(&node.offer(vec![offer("b", GIB)])).1[0].code, "stale", "the newer one is over");
 }
 
 #[test]
