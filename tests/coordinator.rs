@@ -518,3 +518,13 @@ fn what_no_longer_fits_at_all_holds_up_nobody() {
     node.tell(Event::Task(key("a"), TaskNews::Cleaned(None)));
     assert_eq!(started(&node.settle()), ["small"]);
 }
+
+#[test]
+fn an_attempt_that_is_delivered_is_refused_also_while_its_thread_still_cleans_up() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.finish("a", Outcome::Succeeded);
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).0, [1], "its report is still to come");
+    node.tell(Event::Delivered(key("a")));
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
+}

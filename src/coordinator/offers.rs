@@ -28,7 +28,7 @@ impl Coordinator {
     }
 
     fn handle_offer(&mut self, poll: u64, offer_id: u64, spec: TaskSpec, inputs: Vec<u8>) {
-        if let Some(held) = self.roster.find(&spec.key) {
+        if let Some(held) = self.roster.find(&spec.key).filter(|held| !held.is_delivered) {
             if held.spec.digest != spec.digest {
                 return self.refuse(
                     poll,
