@@ -528,3 +528,28 @@ fn an_attempt_that_is_delivered_is_refused_also_while_its_thread_still_cleans_up
     node.tell(Event::Delivered(key("a")));
     assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
 }
+
+fn kept_marks(effects: &[Effect]) -> Vec<&Marks> {
+    let records = effects.iter().filter_map(|effect| match effect {
+        Effect::Commit { records, .. } => Some(records),
+        _ => None,
+    });
+    let marks = records.flatten().filter_map(|record| match record {
+        Record::Marks { marks, .. } => Some(marks),
+        _ => None,
+    });
+    marks.collect()
+}
+
+#[test]
+fn marks_that_are_tried_again_do_not_undo_newer_ones() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    let mark = |paused_ms| Event::Task(key("a"), TaskNews::Marks(Marks { paused_ms, ..Marks::default() }));
+    node.tell(mark(1));
+    fail_last(&mut node);
+    node.tell(mark(2));
+    node.settle();
+    node.tell(Event::Tick);
+    assert_eq!(kept_marks(&node.settle()).iter().map(|marks| marks.paused_ms).collect::<Vec<_>>(), [2]);
+}

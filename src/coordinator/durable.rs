@@ -117,7 +117,15 @@ impl Coordinator {
     }
 
     pub(super) fn retry_commits(&mut self) {
-        for retry in std::mem::take(&mut self.retries) {
+        for mut retry in std::mem::take(&mut self.retries) {
+            for record in &mut retry.records {
+                // What became durable since may be newer than what failed.
+                if let Record::Marks { key, marks } = record
+                    && let Some(attempt) = self.roster.find(key)
+                {
+                    marks.clone_from(&attempt.marks);
+                }
+            }
             self.records.extend(retry.records);
             let ticket = self.commit();
             for what in retry.gated {
