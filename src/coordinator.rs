@@ -231,10 +231,9 @@ impl Coordinator {
         // The master stops asking when it has this, so the order must outlive the process. Until it is kept, the master
         // asks again; one answer is enough then.
         let ticket = self.commit();
-        let is_same = |effect: &Effect| matches!(effect, Effect::AnswerCancel { key: waiting, .. } if waiting == key);
-        let is_gated = |(_, what): &(u64, Gated)| matches!(what, Gated::Answer(waiting) if is_same(waiting));
+        let is_gated = |(_, what): &(u64, Gated)| matches!(what, Gated::Answer { key: waiting, .. } if waiting == key);
         if !self.gated.iter().any(is_gated) {
-            self.gate(ticket, Gated::Answer(answer));
+            self.gate(ticket, Gated::Answer { key: key.clone(), answer });
         }
     }
 

@@ -553,3 +553,20 @@ fn marks_that_are_tried_again_do_not_undo_newer_ones() {
     node.tell(Event::Tick);
     assert_eq!(kept_marks(&node.settle()).iter().map(|marks| marks.paused_ms).collect::<Vec<_>>(), [2]);
 }
+
+#[test]
+fn of_an_attempt_that_could_not_be_taken_nothing_is_written_when_it_is_taken_anew() {
+    let mut node = Node::new(Vec::new());
+    node.send_offers(vec![offer("a", GIB)]);
+    node.tell(Event::Cancel { key: key("a"), reason: String::new(), is_superseded: false });
+    node.coordinator.take_effects();
+    for ticket in [1, 2] {
+        node.tell(Event::CommitFailed { ticket, reason: "no space".to_owned() });
+    }
+    node.tell(Event::StoreTrouble(None));
+    let effects = node.settle();
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::AnswerCancel { .. })), "{effects:?}");
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).0, [1]);
+    node.tell(Event::Tick);
+    assert!(finals(&node.settle()).is_empty());
+}

@@ -11,7 +11,10 @@ use crate::node::record::{EventKind, Phase};
 #[derive(Debug)]
 pub(super) enum Gated {
     /// An answer to a cancellation.
-    Answer(Effect),
+    Answer {
+        key: AttemptKey,
+        answer: Effect,
+    },
     /// The attempt's thread may start.
     Start(AttemptKey),
     /// The attempt's final report is kept: what it has at the engine may go.
@@ -21,6 +24,14 @@ pub(super) enum Gated {
         offer_id: u64,
         key: AttemptKey,
     },
+}
+
+impl Gated {
+    fn key(&self) -> &AttemptKey {
+        match self {
+            Self::Answer { key, .. } | Self::Start(key) | Self::Recorded(key) | Self::Taken { key, .. } => key,
+        }
+    }
 }
 
 /// What a failed commit leaves to be tried again.
@@ -57,7 +68,7 @@ impl Coordinator {
         self.undecided.retain(|undecided, _| *undecided > self.durable);
         while let Some((_, what)) = self.gated.pop_front_if(|(ticket, _)| *ticket <= self.durable) {
             match what {
-                Gated::Answer(answer) => self.effects.push(answer),
+                Gated::Answer { answer, .. } => self.effects.push(answer),
                 Gated::Start(key) => self.begin(&key),
                 Gated::Recorded(key) => self.change_desired(&key, |desired| desired.may_clean = true),
                 Gated::Taken { poll, offer_id, key } => self.confirm(poll, offer_id, &key),
@@ -100,12 +111,12 @@ impl Coordinator {
         warn!("the store could not write: {reason}");
         self.store_trouble = Some(reason.to_owned());
         let mut again = Retry { records: self.undecided.remove(&failed).unwrap_or_default(), gated: Vec::new() };
+        let mut lost = Vec::new();
         for (ticket, what) in std::mem::take(&mut self.gated) {
             match what {
                 what if ticket != failed => self.gated.push_back((ticket, what)),
                 Gated::Taken { poll, offer_id, key } => {
-                    self.roster.remove(&key);
-                    again.records.retain(|record| record.key() != &key);
+                    lost.push(key);
                     self.refuse(poll, offer_id, "storage", format!("the node can't write to its disk: {reason}"));
                     self.settle(poll);
                 }
@@ -113,7 +124,24 @@ impl Coordinator {
             }
         }
         self.retries.push(again);
+        for key in lost {
+            self.forget(&key);
+        }
         self.release(0);
+    }
+
+    /// Of an attempt that could not be taken nothing is written or done any more, such as its cancellation: it may be taken
+    /// anew.
+    fn forget(&mut self, key: &AttemptKey) {
+        self.roster.remove(key);
+        self.gated.retain(|(_, what)| what.key() != key);
+        for records in self.undecided.values_mut() {
+            records.retain(|record| record.key() != key);
+        }
+        for retry in &mut self.retries {
+            retry.records.retain(|record| record.key() != key);
+            retry.gated.retain(|what| what.key() != key);
+        }
     }
 
     pub(super) fn retry_commits(&mut self) {
