@@ -275,9 +275,7 @@ impl Coordinator {
     }
 
     fn awaits_start(&self, key: &AttemptKey) -> bool {
-        let failed = self.retries.iter().flat_map(|retry| &retry.gated);
-        let gated = self.gated.iter().map(|(_, what)| what).chain(failed);
-        gated.into_iter().any(|what| matches!(what, Gated::Start(waiting) if waiting == key))
+        self.waiting().any(|what| matches!(what, Gated::Start(waiting) if waiting == key))
     }
 
     // ---- news from task threads -------------------------------------------------------------------------------

@@ -570,3 +570,17 @@ fn of_an_attempt_that_could_not_be_taken_nothing_is_written_when_it_is_taken_ane
     node.tell(Event::Tick);
     assert!(finals(&node.settle()).is_empty());
 }
+
+#[test]
+fn a_container_is_not_left_over_before_the_end_of_its_attempt_is_kept() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.tell(Event::Task(key("a"), TaskNews::Finished(Box::new(FinalReport::without_run(Outcome::Succeeded, "")))));
+    node.tell(Event::Task(key("a"), TaskNews::Left));
+    assert!(node.coordinator.held().contains(&key("a")));
+    fail_last(&mut node);
+    assert!(node.coordinator.held().contains(&key("a")));
+    node.tell(Event::Tick);
+    node.settle();
+    assert!(node.coordinator.held().is_empty());
+}

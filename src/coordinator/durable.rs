@@ -32,6 +32,11 @@ impl Gated {
             Self::Answer { key, .. } | Self::Start(key) | Self::Recorded(key) | Self::Taken { key, .. } => key,
         }
     }
+
+    /// Whether it waits for the final report of `key` to be kept.
+    pub(super) fn is_record_of(&self, key: &AttemptKey) -> bool {
+        matches!(self, Self::Recorded(waiting) if waiting == key)
+    }
 }
 
 /// What a failed commit leaves to be tried again.
@@ -61,6 +66,12 @@ impl Coordinator {
     pub(super) fn gate(&mut self, ticket: u64, what: Gated) {
         self.gated.push_back((ticket, what));
         self.release(0);
+    }
+
+    /// All decisions that wait, for a commit or for another try at one.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Gated> {
+        let failed = self.retries.iter().flat_map(|retry| &retry.gated);
+        self.gated.iter().map(|(_, what)| what).chain(failed)
     }
 
     pub(super) fn release(&mut self, ticket: u64) {

@@ -37,9 +37,14 @@ impl Coordinator {
         (NodeState::Ready, String::new())
     }
 
-    /// Attempts of which something may be at the engine, or soon will be.
+    /// Attempts of which something may be at the engine, or soon will be. Until its end is recorded, only the container
+    /// knows the result.
     pub fn held(&self) -> BTreeSet<AttemptKey> {
-        let held = self.roster.iter().filter(|attempt| attempt.is_open() || attempt.has_thread);
+        let is_recorded = |key: &AttemptKey| !self.waiting().any(|what| what.is_record_of(key));
+        let held = self
+            .roster
+            .iter()
+            .filter(|attempt| attempt.is_open() || attempt.has_thread || !is_recorded(&attempt.spec.key));
         held.map(|attempt| attempt.spec.key.clone()).collect()
     }
 
