@@ -225,16 +225,10 @@ impl Coordinator {
         };
         let answer = Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() };
         self.cancel(key, reason, outcome);
-        if state != CancelState::Stopping {
+        if self.roster.find(key).is_none() {
             return self.effects.push(answer);
         }
-        // The master stops asking when it has this, so the order must outlive the process. Until it is kept, the master
-        // asks again; one answer is enough then.
-        let ticket = self.commit();
-        let is_gated = |(_, what): &(u64, Gated)| matches!(what, Gated::Answer { key: waiting, .. } if waiting == key);
-        if !self.gated.iter().any(is_gated) {
-            self.gate(ticket, Gated::Answer { key: key.clone(), answer });
-        }
+        self.answer_when_kept(key, answer);
     }
 
     /// Ends an open attempt: through its thread, or at once where nothing of it has begun.
@@ -382,11 +376,12 @@ impl Coordinator {
             Action::Drain => self.is_draining = true,
             Action::StopTask(key) => {
                 let reason = "stopped by the node's owner".to_owned();
-                if self.roster.find(&key).is_some_and(Attempt::is_open) {
+                let is_open = self.roster.find(&key).is_some_and(Attempt::is_open);
+                self.cancel(&key, reason.clone(), Outcome::Cancelled);
+                if is_open {
                     let state = CancelState::StoppedByOwner;
-                    self.effects.push(Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() });
+                    self.answer_when_kept(&key, Effect::AnswerCancel { key: key.clone(), state, reason });
                 }
-                self.cancel(&key, reason, Outcome::Cancelled);
             }
         }
     }

@@ -584,3 +584,21 @@ fn a_container_is_not_left_over_before_the_end_of_its_attempt_is_kept() {
     node.settle();
     assert!(node.coordinator.held().is_empty());
 }
+
+#[test]
+fn no_answer_to_a_cancellation_tells_of_an_order_or_an_end_that_could_be_lost() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("running", GIB), offer("waiting", 2 * GIB)]);
+    let cancel = || Event::Cancel { key: key("waiting"), reason: String::new(), is_superseded: false };
+    node.tell(cancel());
+    node.tell(cancel());
+    node.tell(Event::Owner(Action::StopTask(key("running"))));
+    let answers =
+        |effects: Vec<Effect>| effects.iter().filter(|effect| matches!(effect, Effect::AnswerCancel { .. })).count();
+    fail_last(&mut node);
+    node.tell(Event::Task(key("running"), TaskNews::Note("n".to_owned())));
+    node.tell(Event::Cancel { key: key("running"), reason: String::new(), is_superseded: false });
+    assert_eq!(answers(node.settle()), 1, "of the one that waited the end is kept now");
+    node.tell(Event::Tick);
+    assert_eq!(answers(node.settle()), 1, "and the order to stop the other one");
+}

@@ -74,6 +74,22 @@ impl Coordinator {
         self.gated.iter().map(|(_, what)| what).chain(failed)
     }
 
+    /// The master stops asking when it has this, so the order or the end that it tells of must outlive the process. Until
+    /// that is kept, the master asks again; one answer is enough then.
+    pub(super) fn answer_when_kept(&mut self, key: &AttemptKey, answer: Effect) {
+        if self.waiting().any(|what| matches!(what, Gated::Answer { key: waiting, .. } if waiting == key)) {
+            return;
+        }
+        self.commit();
+        let what = Gated::Answer { key: key.clone(), answer };
+        let is_in = |records: &[Record]| records.iter().any(|record| record.ends(key));
+        let ticket = self.undecided.iter().rev().find(|(_, records)| is_in(records)).map(|(ticket, _)| *ticket);
+        match self.retries.iter_mut().rev().find(|retry| is_in(&retry.records)) {
+            Some(retry) if ticket.is_none() => retry.gated.push(what),
+            _ => self.gate(ticket.unwrap_or(0), what),
+        }
+    }
+
     pub(super) fn release(&mut self, ticket: u64) {
         self.durable = self.durable.max(ticket);
         self.undecided.retain(|undecided, _| *undecided > self.durable);

@@ -89,6 +89,16 @@ impl Record {
         }
     }
 
+    /// Whether it has the end of this attempt, or the order to stop it.
+    pub(super) fn ends(&self, key: &AttemptKey) -> bool {
+        let is_end = match self {
+            Self::Take { .. } => false,
+            Self::Event { kind, .. } => matches!(kind, EventKind::Final(_)),
+            Self::Marks { marks, .. } => marks.stop.is_some(),
+        };
+        is_end && self.key() == key
+    }
+
     /// A copy, but not of a new duty: that is the master's to offer again.
     pub(super) fn without_take(&self) -> Option<Self> {
         (!matches!(self, Self::Take { .. })).then(|| self.clone())
