@@ -389,6 +389,18 @@ fn desired_of(effects: &[Effect]) -> Vec<&hivemind_worker::node::order::Desired>
     desired.collect()
 }
 
+fn kept_marks(effects: &[Effect]) -> Vec<&Marks> {
+    let records = effects.iter().filter_map(|effect| match effect {
+        Effect::Commit { records, .. } => Some(records),
+        _ => None,
+    });
+    let marks = records.flatten().filter_map(|record| match record {
+        Record::Marks { marks, .. } => Some(marks),
+        _ => None,
+    });
+    marks.collect()
+}
+
 #[test]
 fn nothing_is_cleaned_before_the_report_is_kept_whatever_else_is_wished() {
     let mut node = Node::new(Vec::new());
@@ -427,14 +439,7 @@ fn an_order_to_stop_outlives_the_process() {
     node.tell(Event::Cancel { key: key("a"), reason: "c".to_owned(), is_superseded: false });
     // What the thread tells of its own facts does not undo it.
     node.tell(Event::Task(key("a"), TaskNews::Marks(Marks { paused_ms: 1, ..Marks::default() })));
-    let mut marks = node.settle().into_iter().filter_map(|effect| match effect {
-        Effect::Commit { records, .. } => records.into_iter().rev().find_map(|record| match record {
-            Record::Marks { marks, .. } => Some(marks),
-            _ => None,
-        }),
-        _ => None,
-    });
-    let marks = marks.next_back().unwrap();
+    let marks = kept_marks(&node.settle()).pop().unwrap().clone();
     assert_eq!(marks.paused_ms, 1);
 
     let spec = TaskSpec::check(&offer("a", GIB), &SpecDefaults::default()).unwrap();
@@ -527,18 +532,6 @@ fn an_attempt_that_is_delivered_is_refused_also_while_its_thread_still_cleans_up
     assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).0, [1], "its report is still to come");
     node.tell(Event::Delivered(key("a")));
     assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
-}
-
-fn kept_marks(effects: &[Effect]) -> Vec<&Marks> {
-    let records = effects.iter().filter_map(|effect| match effect {
-        Effect::Commit { records, .. } => Some(records),
-        _ => None,
-    });
-    let marks = records.flatten().filter_map(|record| match record {
-        Record::Marks { marks, .. } => Some(marks),
-        _ => None,
-    });
-    marks.collect()
 }
 
 #[test]
