@@ -208,8 +208,7 @@ impl Coordinator {
         let key = attempt.spec.key.clone();
         let stop = attempt.marks.stop.clone().filter(|_| !is_over);
         let crashes = attempt.marks.crashes;
-        let is_suspect = self.past.crash_limit > 0 && crashes >= self.past.crash_limit;
-        if is_suspect && has_begun && !is_over {
+        if self.past.gives_up(&attempt.marks) && has_begun && !is_over {
             self.quarantine(&key, crashes);
         } else if has_begun && !is_over && self.past.safe_because.is_some() {
             attempt.detail = "left alone in the safe state: the next start takes it over".to_owned();
@@ -256,17 +255,10 @@ impl Coordinator {
         };
         let answer = Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() };
         self.cancel(key, reason, outcome);
-        if state != CancelState::Stopping {
+        if self.roster.find(key).is_none() {
             return self.effects.push(answer);
         }
-        // The master stops asking when it has this, so the order must outlive the process. Until it is kept, the master
-        // asks again; one answer is enough then.
-        let ticket = self.commit();
-        let is_same = |effect: &Effect| matches!(effect, Effect::AnswerCancel { key: waiting, .. } if waiting == key);
-        let is_gated = |(_, what): &(u64, Gated)| matches!(what, Gated::Answer(waiting) if is_same(waiting));
-        if !self.gated.iter().any(is_gated) {
-            self.gate(ticket, Gated::Answer(answer));
-        }
+        self.answer_when_kept(key, answer);
     }
 
     /// Ends an open attempt: through its thread, or at once where nothing of it has begun.
@@ -314,9 +306,7 @@ impl Coordinator {
     }
 
     fn awaits_start(&self, key: &AttemptKey) -> bool {
-        let failed = self.retries.iter().flat_map(|retry| &retry.gated);
-        let gated = self.gated.iter().map(|(_, what)| what).chain(failed);
-        gated.into_iter().any(|what| matches!(what, Gated::Start(waiting) if waiting == key))
+        self.waiting().any(|what| matches!(what, Gated::Start(waiting) if waiting == key))
     }
 
     // ---- news from task threads -------------------------------------------------------------------------------
@@ -423,11 +413,12 @@ impl Coordinator {
             Action::Drain => self.is_draining = true,
             Action::StopTask(key) => {
                 let reason = "stopped by the node's owner".to_owned();
-                if self.roster.find(&key).is_some_and(Attempt::is_open) {
+                let is_open = self.roster.find(&key).is_some_and(Attempt::is_open);
+                self.cancel(&key, reason.clone(), Outcome::Cancelled);
+                if is_open {
                     let state = CancelState::StoppedByOwner;
-                    self.effects.push(Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() });
+                    self.answer_when_kept(&key, Effect::AnswerCancel { key: key.clone(), state, reason });
                 }
-                self.cancel(&key, reason, Outcome::Cancelled);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The coordinator's decisions in simulated time, without threads, sockets or a store.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hivemind_worker::coordinator::{Coordinator, Effect, Event, Held, Past, Record, Settings, ShutdownMode};
@@ -223,6 +224,8 @@ fn an_older_attempt_is_refused() {
     let mut node = Node::new(Vec::new());
     node.offer(vec![Offer { attempt: 2, ..offer("a", GIB) }]);
     assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
+    node.coordinator.remember_over([AttemptKey { attempt: 2, ..key("b") }]);
+    assert_eq!(settled(&node.offer(vec![offer("b", GIB)])).1[0].code, "stale", "the newer one is over");
 }
 
 #[test]
@@ -405,6 +408,18 @@ fn desired_of(effects: &[Effect]) -> Vec<&hivemind_worker::node::order::Desired>
     desired.collect()
 }
 
+fn kept_marks(effects: &[Effect]) -> Vec<&Marks> {
+    let records = effects.iter().filter_map(|effect| match effect {
+        Effect::Commit { records, .. } => Some(records),
+        _ => None,
+    });
+    let marks = records.flatten().filter_map(|record| match record {
+        Record::Marks { marks, .. } => Some(marks),
+        _ => None,
+    });
+    marks.collect()
+}
+
 #[test]
 fn nothing_is_cleaned_before_the_report_is_kept_whatever_else_is_wished() {
     let mut node = Node::new(Vec::new());
@@ -443,14 +458,7 @@ fn an_order_to_stop_outlives_the_process() {
     node.tell(Event::Cancel { key: key("a"), reason: "c".to_owned(), is_superseded: false });
     // What the thread tells of its own facts does not undo it.
     node.tell(Event::Task(key("a"), TaskNews::Marks(Marks { paused_ms: 1, ..Marks::default() })));
-    let mut marks = node.settle().into_iter().filter_map(|effect| match effect {
-        Effect::Commit { records, .. } => records.into_iter().rev().find_map(|record| match record {
-            Record::Marks { marks, .. } => Some(marks),
-            _ => None,
-        }),
-        _ => None,
-    });
-    let marks = marks.next_back().unwrap();
+    let marks = kept_marks(&node.settle()).pop().unwrap().clone();
     assert_eq!(marks.paused_ms, 1);
 
     let spec = TaskSpec::check(&offer("a", GIB), &SpecDefaults::default()).unwrap();
@@ -571,13 +579,16 @@ fn an_attempt_that_was_there_at_three_crashes_is_given_up_and_others_go_on() {
             held("fetches", Phase::Preparing, 2),
         ]
     };
+    let lent = Resources { cpu_millis: 4_000, memory_bytes: 8 << 30, disk_bytes: 10 << 30, slots: 8 };
+    let settings = Settings { lent, defaults: SpecDefaults::default() };
+    let unsettled = Coordinator::after(past.clone(), settings, Snapshot::default(), all(), Duration::ZERO, 0);
+    let keys = |held: BTreeSet<AttemptKey>| held.iter().map(|key| key.task.to_string()).collect::<Vec<_>>();
+    assert_eq!(keys(unsettled.held()), ["second", "waits"], "what the others have at the engine is nobody's at once");
     let (node, effects) = node_after(past, all());
     assert_eq!(finals(&effects), [Outcome::NodeFault, Outcome::NodeFault]);
     assert_eq!(started(&effects), ["second"], "nothing touches the others");
     assert_eq!(marks_of(&effects, "second").unwrap().crashes, 2);
     assert_eq!(marks_of(&effects, "waits"), None, "what has not begun can't be the reason");
-    let held: Vec<String> = node.coordinator.held().iter().map(|key| key.task.to_string()).collect();
-    assert_eq!(held, ["second", "waits"], "what the others have at the engine is nobody's");
     assert!(node.coordinator.snapshot().alerts.iter().any(|alert| alert.contains("third#1: given up")));
 
     let (_, effects) = node_after(Past { crash_limit: 3, ..Past::default() }, all());
@@ -617,4 +628,76 @@ fn in_the_safe_state_it_delivers_and_touches_nothing() {
     node.tell(Event::Delivered(key("over")));
     node.tell(Event::Shutdown(ShutdownMode::Stop));
     assert_eq!(node.settle(), [Effect::Exit], "nothing holds it up, and nobody is told to stop");
+}
+
+#[test]
+fn an_attempt_that_is_delivered_is_refused_also_while_its_thread_still_cleans_up() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.finish("a", Outcome::Succeeded);
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).0, [1], "its report is still to come");
+    node.tell(Event::Delivered(key("a")));
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
+}
+
+#[test]
+fn marks_that_are_tried_again_do_not_undo_newer_ones() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    let mark = |paused_ms| Event::Task(key("a"), TaskNews::Marks(Marks { paused_ms, ..Marks::default() }));
+    node.tell(mark(1));
+    fail_last(&mut node);
+    node.tell(mark(2));
+    node.settle();
+    node.tell(Event::Tick);
+    assert_eq!(kept_marks(&node.settle()).iter().map(|marks| marks.paused_ms).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn of_an_attempt_that_could_not_be_taken_nothing_is_written_when_it_is_taken_anew() {
+    let mut node = Node::new(Vec::new());
+    node.send_offers(vec![offer("a", GIB)]);
+    node.tell(Event::Cancel { key: key("a"), reason: String::new(), is_superseded: false });
+    node.coordinator.take_effects();
+    for ticket in [1, 2] {
+        node.tell(Event::CommitFailed { ticket, reason: "no space".to_owned() });
+    }
+    node.tell(Event::StoreTrouble(None));
+    let effects = node.settle();
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::AnswerCancel { .. })), "{effects:?}");
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).0, [1]);
+    node.tell(Event::Tick);
+    assert!(finals(&node.settle()).is_empty());
+}
+
+#[test]
+fn a_container_is_not_left_over_before_the_end_of_its_attempt_is_kept() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.tell(Event::Task(key("a"), TaskNews::Finished(Box::new(FinalReport::without_run(Outcome::Succeeded, "")))));
+    node.tell(Event::Task(key("a"), TaskNews::Left));
+    assert!(node.coordinator.held().contains(&key("a")));
+    fail_last(&mut node);
+    assert!(node.coordinator.held().contains(&key("a")));
+    node.tell(Event::Tick);
+    node.settle();
+    assert!(node.coordinator.held().is_empty());
+}
+
+#[test]
+fn no_answer_to_a_cancellation_tells_of_an_order_or_an_end_that_could_be_lost() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("running", GIB), offer("waiting", 2 * GIB)]);
+    let cancel = || Event::Cancel { key: key("waiting"), reason: String::new(), is_superseded: false };
+    node.tell(cancel());
+    node.tell(cancel());
+    node.tell(Event::Owner(Action::StopTask(key("running"))));
+    let answers =
+        |effects: Vec<Effect>| effects.iter().filter(|effect| matches!(effect, Effect::AnswerCancel { .. })).count();
+    fail_last(&mut node);
+    node.tell(Event::Task(key("running"), TaskNews::Note("n".to_owned())));
+    node.tell(Event::Cancel { key: key("running"), reason: String::new(), is_superseded: false });
+    assert_eq!(answers(node.settle()), 1, "of the one that waited the end is kept now");
+    node.tell(Event::Tick);
+    assert_eq!(answers(node.settle()), 1, "and the order to stop the other one");
 }

@@ -32,7 +32,7 @@ impl Coordinator {
     }
 
     fn handle_offer(&mut self, poll: u64, offer_id: u64, spec: TaskSpec, inputs: Vec<u8>) {
-        if let Some(held) = self.roster.find(&spec.key) {
+        if let Some(held) = self.roster.find(&spec.key).filter(|held| !held.is_delivered) {
             if held.spec.digest != spec.digest {
                 return self.refuse(
                     poll,
@@ -65,8 +65,10 @@ impl Coordinator {
         if self.over.contains(&spec.key) {
             return Some(("stale", "this attempt has ended here and was delivered".to_owned()));
         }
-        if let Some(newest) = self.roster.newest_of(&spec.key).filter(|newest| *newest > spec.key.attempt) {
-            return Some(("stale", format!("attempt {newest} of this task is held here")));
+        let ended = self.over.iter().filter(|over| over.task == spec.key.task).map(|over| over.attempt).max();
+        let newest = self.roster.newest_of(&spec.key).max(ended);
+        if let Some(newest) = newest.filter(|newest| *newest > spec.key.attempt) {
+            return Some(("stale", format!("attempt {newest} of this task is or was held here")));
         }
         let (state, reason) = self.state();
         if !matches!(state, NodeState::Ready | NodeState::Busy) {

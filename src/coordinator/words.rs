@@ -91,6 +91,16 @@ impl Record {
         }
     }
 
+    /// Whether it has the end of this attempt, or the order to stop it.
+    pub(super) fn ends(&self, key: &AttemptKey) -> bool {
+        let is_end = match self {
+            Self::Take { .. } => false,
+            Self::Event { kind, .. } => matches!(kind, EventKind::Final(_)),
+            Self::Marks { marks, .. } => marks.stop.is_some(),
+        };
+        is_end && self.key() == key
+    }
+
     /// A copy, but not of a new duty: that is the master's to offer again.
     pub(super) fn without_take(&self) -> Option<Self> {
         (!matches!(self, Self::Take { .. })).then(|| self.clone())
@@ -134,6 +144,13 @@ pub struct Past {
     pub crash_limit: u32,
     /// Nothing is tried in this life, for this reason: what is held is delivered, containers are left alone.
     pub safe_because: Option<String>,
+}
+
+impl Past {
+    /// Whether an attempt with these marks was there at too many crashes.
+    pub(super) fn gives_up(&self, marks: &Marks) -> bool {
+        self.crash_limit > 0 && marks.crashes >= self.crash_limit
+    }
 }
 
 /// An attempt as the store knew it at start.
