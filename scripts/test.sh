@@ -43,11 +43,12 @@ part_demo() {
     bash scripts/demo.sh && bash scripts/demo.sh
 }
 
-# Every call of the store that changes the disk, at each of its first 30 times, is killed or fails.
+# Every call of the store that changes the disk, at each of its first 30 times, is killed or fails; and the power goes
+# after each.
 part_store() {
     need_command strace strace
     ensure_cargo lints
-    HM_STORE_FAULTS=30 cargo test --locked --test store_crash
+    HM_STORE_FAULTS=30 HM_STORE_POWER_POINTS=0 cargo test --locked --test store_crash --test store_power
 }
 
 # Calls through nginx with a GOAWAY every 20 requests and 1 % injected faults.
