@@ -9,7 +9,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 # Each name is a function bench_NAME below.
-BENCHES=(size grpc)
+BENCHES=(size grpc session)
 
 # figure NAME VALUE UNIT <=|>= GOAL
 figure() {
@@ -210,6 +210,36 @@ bench_grpc() {
     read -r _ memory _ < <(quantity upload ours "$GROWTH_MIB" | spread)
     figure grpc_upload_memory "$(printf '%.2f' "$memory")" MiB '<=' 17
     figure grpc_latency_tls "$(ratio tls "$LATENCY_US")" of_tonic '<=' 0.6
+}
+
+# ---- session: how fast a node comes back, and what it costs when nothing happens
+
+# The node's back-off has reached its longest pause by then, as after an outage of an hour.
+SESSION_OUTAGE_S=${SESSION_OUTAGE_S:-120}
+SESSION_RESULTS=${SESSION_RESULTS:-100}
+
+bench_session() {
+    local output
+    ensure_engine
+    ensure_cargo build
+    need_command strace strace
+    need_command unshare util-linux
+    need_command busybox busybox-static
+    bash "$ROOT/scripts/build-image.sh"
+    say "building the tests in the release profile"
+    output=$(mktemp)
+    # shellcheck disable=SC2064 # the value of now
+    trap "rm -f '$output'" EXIT
+    (cd "$ROOT" && HM_FIGURES_RESULTS=$SESSION_RESULTS HM_FIGURES_OUTAGE_S=$SESSION_OUTAGE_S HM_FIGURES_MIB=100 \
+        HM_FIGURES_HEARTBEATS=30 cargo test --release --locked --test session_figures -- --nocapture --test-threads=1) |
+        tee "$output"
+    measured() { sed -n "s/^.*measured $1 \\([0-9.]*\\) .*/\\1/p" "$output"; }
+    echo "$SESSION_RESULTS results waited for $SESSION_OUTAGE_S s, the large output has 100 MiB"
+    figure restart_to_reattached "$(measured restart_to_reattached)" s '<=' 2
+    figure first_result_after_outage "$(measured first_result_after_outage)" s '<=' 30
+    figure all_results_after_outage "$(measured all_results_after_outage)" s '<=' 60
+    figure oldest_last_line "$(measured oldest_last_line)" s '<=' 1
+    figure synced_writes_of_idle_heartbeats "$(measured synced_writes_of_idle_heartbeats)" calls '<=' 0
 }
 
 if [ $# -ne 1 ] || [[ " ${BENCHES[*]} " != *" $1 "* ]]; then

@@ -15,7 +15,7 @@ use std::time::Duration;
 use log::{info, warn};
 
 use self::durable::{Gated, Retry};
-pub use self::words::{Effect, Event, Held, Record, Settings, ShutdownMode};
+pub use self::words::{Effect, Event, Held, Past, Record, Settings, ShutdownMode};
 use crate::node::action::Action;
 use crate::node::id::AttemptKey;
 use crate::node::order::{CancelState, Desired, Directive, Marks, Refusal, StopOrder, TaskNews};
@@ -70,6 +70,7 @@ pub struct Coordinator {
     shutdown_at: Duration,
     has_exited: bool,
     has_seen_engine: bool,
+    past: Past,
     now: Duration,
     now_ms: u64,
 }
@@ -77,6 +78,11 @@ pub struct Coordinator {
 impl Coordinator {
     /// A node with what the store gave back. `view` has what the snapshot can't know from events.
     pub fn new(settings: Settings, view: Snapshot, held: Vec<Held>, now: Duration, now_ms: u64) -> Self {
+        Self::after(Past::default(), settings, view, held, now, now_ms)
+    }
+
+    /// As [`Coordinator::new`], after lives of the worker that did not all end well.
+    pub fn after(past: Past, settings: Settings, view: Snapshot, held: Vec<Held>, now: Duration, now_ms: u64) -> Self {
         let mut coordinator = Self {
             roster: Roster::default(),
             over: VecDeque::new(),
@@ -99,10 +105,15 @@ impl Coordinator {
             shutdown_at: now,
             has_exited: false,
             has_seen_engine: false,
+            past,
             now,
             now_ms,
             settings,
         };
+        if let Some(reason) = coordinator.past.safe_because.clone() {
+            warn!("safe state: {reason}");
+            coordinator.alert(reason);
+        }
         for attempt in held {
             coordinator.take_back(attempt);
         }
@@ -145,6 +156,7 @@ impl Coordinator {
             }
             Event::Offers { poll, offers } => self.handle_offers(poll, offers),
             Event::Cancel { key, reason, is_superseded } => self.handle_cancel(&key, reason, is_superseded),
+            Event::Alert(text) => self.alert(text),
             Event::Directed(Directive::Drain) => self.is_draining = true,
             Event::Directed(Directive::Resume) => self.is_draining = false,
             // The session's own business.
@@ -189,9 +201,18 @@ impl Coordinator {
         let attempt = self.roster.add(held.spec, phase, self.now_ms);
         attempt.marks = held.marks;
         attempt.end = held.report.map(|report| view::history_row(&attempt.spec, &report, self.now_ms));
+        if has_begun && !is_over && self.past.has_crashed {
+            attempt.marks.crashes += 1;
+            self.records.push(Record::Marks { key: attempt.spec.key.clone(), marks: attempt.marks.clone() });
+        }
         let key = attempt.spec.key.clone();
         let stop = attempt.marks.stop.clone().filter(|_| !is_over);
-        if has_begun && !is_over {
+        let crashes = attempt.marks.crashes;
+        if self.past.gives_up(&attempt.marks) && has_begun && !is_over {
+            self.quarantine(&key, crashes);
+        } else if has_begun && !is_over && self.past.safe_because.is_some() {
+            attempt.detail = "left alone in the safe state: the next start takes it over".to_owned();
+        } else if has_begun && !is_over {
             attempt.has_thread = true;
             let start =
                 Effect::Start { spec: Box::new(attempt.spec.clone()), marks: attempt.marks.clone(), is_adoption: true };
@@ -202,6 +223,15 @@ impl Coordinator {
         } else if let Some(order) = stop {
             self.finish(&key, FinalReport::without_run(order.outcome, order.reason));
         }
+    }
+
+    /// Ends an attempt that may be what kills the worker, without touching anything of it: no thread, and what it has at
+    /// the engine goes as nobody's.
+    fn quarantine(&mut self, key: &AttemptKey, crashes: u32) {
+        let reason = format!("given up: the worker crashed {crashes} times while this attempt was there");
+        warn!("{key}: {reason}");
+        self.alert(format!("{key}: {reason}"));
+        self.finish(key, FinalReport::without_run(Outcome::NodeFault, reason));
     }
 
     fn hear(&mut self, lease: Option<Duration>, trust_percent: Option<u32>) {
@@ -225,17 +255,10 @@ impl Coordinator {
         };
         let answer = Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() };
         self.cancel(key, reason, outcome);
-        if state != CancelState::Stopping {
+        if self.roster.find(key).is_none() {
             return self.effects.push(answer);
         }
-        // The master stops asking when it has this, so the order must outlive the process. Until it is kept, the master
-        // asks again; one answer is enough then.
-        let ticket = self.commit();
-        let is_same = |effect: &Effect| matches!(effect, Effect::AnswerCancel { key: waiting, .. } if waiting == key);
-        let is_gated = |(_, what): &(u64, Gated)| matches!(what, Gated::Answer(waiting) if is_same(waiting));
-        if !self.gated.iter().any(is_gated) {
-            self.gate(ticket, Gated::Answer(answer));
-        }
+        self.answer_when_kept(key, answer);
     }
 
     /// Ends an open attempt: through its thread, or at once where nothing of it has begun.
@@ -243,19 +266,26 @@ impl Coordinator {
         let Some(attempt) = self.roster.find(key).filter(|attempt| attempt.is_open()) else {
             return;
         };
-        if attempt.has_thread {
+        if attempt.has_thread || self.is_left_alone(attempt) {
             self.order_stop(key, StopOrder { outcome, reason, max_grace: None });
         } else {
             self.finish(key, FinalReport::without_run(outcome, reason));
         }
     }
 
+    /// Whether it may have a container that nobody looks after in this life.
+    fn is_left_alone(&self, attempt: &Attempt) -> bool {
+        self.past.safe_because.is_some() && attempt.phase > Phase::Queued && !attempt.has_thread
+    }
+
     /// The first order stands: who wins was decided then. It is kept, so that a restart carries it out, and acts at once,
     /// whatever the disk does.
     fn order_stop(&mut self, key: &AttemptKey, order: StopOrder) {
-        let Some(attempt) = self.roster.find_mut(key).filter(|attempt| attempt.is_open() && attempt.has_thread) else {
+        let can_be = |attempt: &&Attempt| attempt.is_open() && (attempt.has_thread || self.is_left_alone(attempt));
+        if self.roster.find(key).filter(can_be).is_none() {
             return;
-        };
+        }
+        let Some(attempt) = self.roster.find_mut(key) else { return };
         if attempt.marks.stop.is_none() {
             attempt.marks.stop = Some(order.clone());
             self.records.push(Record::Marks { key: key.clone(), marks: attempt.marks.clone() });
@@ -276,9 +306,7 @@ impl Coordinator {
     }
 
     fn awaits_start(&self, key: &AttemptKey) -> bool {
-        let failed = self.retries.iter().flat_map(|retry| &retry.gated);
-        let gated = self.gated.iter().map(|(_, what)| what).chain(failed);
-        gated.into_iter().any(|what| matches!(what, Gated::Start(waiting) if waiting == key))
+        self.waiting().any(|what| matches!(what, Gated::Start(waiting) if waiting == key))
     }
 
     // ---- news from task threads -------------------------------------------------------------------------------
@@ -385,11 +413,12 @@ impl Coordinator {
             Action::Drain => self.is_draining = true,
             Action::StopTask(key) => {
                 let reason = "stopped by the node's owner".to_owned();
-                if self.roster.find(&key).is_some_and(Attempt::is_open) {
+                let is_open = self.roster.find(&key).is_some_and(Attempt::is_open);
+                self.cancel(&key, reason.clone(), Outcome::Cancelled);
+                if is_open {
                     let state = CancelState::StoppedByOwner;
-                    self.effects.push(Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() });
+                    self.answer_when_kept(&key, Effect::AnswerCancel { key: key.clone(), state, reason });
                 }
-                self.cancel(&key, reason, Outcome::Cancelled);
             }
         }
     }
@@ -403,6 +432,8 @@ impl Coordinator {
     }
 
     fn handle_shutdown(&mut self, mode: ShutdownMode) {
+        // What is left alone is left to the next start, which the owner is about to make.
+        let mode = if self.past.safe_because.is_some() { ShutdownMode::Leave } else { mode };
         self.shutdown = Some(mode);
         self.shutdown_at = self.now;
         let keys: Vec<AttemptKey> = self.roster.iter().map(|attempt| attempt.spec.key.clone()).collect();
@@ -449,7 +480,7 @@ impl Coordinator {
             return;
         }
         let exclusive = self.roster.iter().filter(|attempt| {
-            attempt.spec.at_lease_end == AtLeaseEnd::Stop && attempt.is_open() && attempt.desired.stop.is_none()
+            attempt.spec.at_lease_end == AtLeaseEnd::Stop && attempt.is_open() && attempt.marks.stop.is_none()
         });
         let keys: Vec<AttemptKey> = exclusive.map(|attempt| attempt.spec.key.clone()).collect();
         for key in keys {
@@ -474,7 +505,8 @@ impl Coordinator {
     }
 
     fn can_start(&self) -> bool {
-        self.shutdown.is_none() && !self.is_paused && self.store_trouble.is_none() && self.view.engine.is_usable
+        let is_good = self.store_trouble.is_none() && self.view.engine.is_usable && self.past.safe_because.is_none();
+        is_good && self.shutdown.is_none() && !self.is_paused
     }
 
     fn start(&mut self, key: &AttemptKey) {
@@ -492,6 +524,10 @@ impl Coordinator {
     }
 
     fn alert(&mut self, text: String) {
+        // A master that repeats itself must not push out what else there is to know.
+        if self.view.alerts.first() == Some(&text) {
+            return;
+        }
         self.view.alerts.insert(0, text);
         self.view.alerts.truncate(MAX_ALERTS);
     }

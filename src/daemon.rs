@@ -17,6 +17,7 @@
 
 mod driver;
 mod lanes;
+mod lives;
 mod logs;
 
 use std::collections::BTreeSet;
@@ -30,8 +31,9 @@ use log::{info, warn};
 
 use self::driver::{Driver, HeldCell};
 use self::lanes::{Lanes, Needs, Route};
+use self::lives::{Lives, SHORT_LIFE};
 use crate::config::{Config, Shutdown};
-use crate::coordinator::{Coordinator, Event, Held, Settings, ShutdownMode};
+use crate::coordinator::{Coordinator, Event, Held, Past, Settings, ShutdownMode};
 use crate::docker::{Docker, DockerHost, NodeTimeouts};
 use crate::host::{self, Sampler};
 use crate::monitor::{Monitor, MonitorConfig, Submissions};
@@ -39,6 +41,7 @@ use crate::node::action::Action;
 use crate::node::snapshot::{EngineView, MasterView, Snapshot};
 use crate::rpc::key::NodeKey;
 use crate::rpc::master::Introduction;
+use crate::rpc::signing::Signing;
 use crate::sandbox::{Context, EngineNews, EngineWatch, Hooks, Identity};
 use crate::standalone::{Desk, Master, MasterConfig};
 use crate::store::{Recovered, Store, StoreConfig, StoreEvent};
@@ -107,9 +110,21 @@ pub fn run(config: Config, mode: Mode, reload: Reload<'_>, set_log_level: SetLog
     private_dir(&config.state_dir).map_err(|error| setup(&error))?;
     let _lock = StateLock::acquire(&config.state_dir).map_err(|error| setup(&error))?;
     let signals = SignalSource::start().map_err(|error| other("can't catch signals", &error))?;
-    let worker = Worker::start(&config, mode)?;
-    let outcome = worker.attend(config, signals.receiver(), reload, set_log_level);
-    worker.stop(outcome);
+    let (mut lives, past) = Lives::begin(&config.state_dir, config.crash_limit);
+    let worker = match Worker::start(&config, mode, past) {
+        Ok(worker) => worker,
+        Err(fault) => {
+            lives.end();
+            return Err(fault);
+        }
+    };
+    let outcome = worker.attend(config, &mut lives, signals.receiver(), reload, set_log_level);
+    let ending = worker.stop(outcome);
+    lives.end();
+    if ending == Ending::Forced {
+        // Threads that hang can't be joined. The store has synced what it promised; the rest is the next start's.
+        std::process::exit(1);
+    }
     Ok(())
 }
 
@@ -143,7 +158,8 @@ enum Ending {
 struct Worker {
     store: Store,
     lanes: Lanes,
-    engine: EngineWatch,
+    /// None in the safe state.
+    engine: Option<EngineWatch>,
     monitor: Monitor,
     master: Option<Master>,
     sampler: (Sender<()>, JoinHandle<()>),
@@ -152,7 +168,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(config: &Config, mode: Mode) -> Result<Self, Fault> {
+    fn start(config: &Config, mode: Mode, past: Past) -> Result<Self, Fault> {
         let key = Arc::new(NodeKey::load_or_make(&config.state_dir).map_err(|error| setup(&error))?);
         let host = DockerHost::parse(&config.docker_host).map_err(|error| setup(&error))?;
         let master = match mode {
@@ -164,8 +180,14 @@ impl Worker {
             Some(master) => Route::plain(&master.url()),
         };
         let route = route.map_err(Fault::Setup)?;
+        let signing_key = master.as_ref().map_or(config.master_signing_key, |master| Some(master.signing_key()));
+        let signing = Signing::load(&config.state_dir, &route.url(), signing_key).map_err(Fault::Setup)?;
         let (store_sender, store_events) = bounded(MAX_STORE_EVENTS);
-        let store_config = StoreConfig { log_budget_bytes: config.log_budget_bytes, ..StoreConfig::default() };
+        let store_config = StoreConfig {
+            log_budget_bytes: config.log_budget_bytes,
+            waiting_logs_bytes: config.waiting_logs_bytes,
+            ..StoreConfig::default()
+        };
         // The receiver lives as long as the coordinator and the last delivery; later events interest nobody.
         let notify = Box::new(move |event| store_sender.send(event).unwrap_or_default());
         let (store, recovered) = Store::open(&config.state_dir, store_config, notify).map_err(|error| setup(&error))?;
@@ -178,7 +200,8 @@ impl Worker {
         let monitor = start_monitor(config, &snapshot, actions, &store, desk)?;
         view.monitor = monitor_url(&monitor);
         let identity = Identity::new(config.node_id.as_str(), key.public());
-        let mut coordinator = coordinator(config, view, recovered);
+        let is_safe = past.safe_because.is_some();
+        let mut coordinator = coordinator(config, past, view, recovered);
         coordinator.remember_over(store.history(MAX_REMEMBERED, None).into_iter().rev().map(|row| row.key));
         snapshot.set(coordinator.snapshot());
         let held = HeldCell::new(coordinator.held());
@@ -196,11 +219,13 @@ impl Worker {
                 events: events.clone(),
                 store: store.clone(),
                 report_interval: config.report_interval,
+                signing,
             },
         )
         .map_err(Fault::Other)?;
         let docker = Docker::new(host.clone(), NodeTimeouts::default());
-        let engine = watch_engine(&docker, identity.clone(), events.clone(), held.clone())?;
+        let watch = || watch_engine(&docker, identity.clone(), events.clone(), held.clone());
+        let engine = (!is_safe).then(watch).transpose()?;
         let sampler = start_sampler(&config.state_dir, events.clone())?;
         let context = Context {
             docker,
@@ -230,14 +255,20 @@ impl Worker {
     fn attend(
         &self,
         mut config: Config,
+        lives: &mut Lives,
         signals: &Receiver<Signal>,
         reload: Reload<'_>,
         set_log_level: SetLogLevel<'_>,
     ) -> Option<Receiver<StoreEvent>> {
         let mut deadline = never();
+        let mut lasted = after(SHORT_LIFE);
         let mut was_told = false;
         loop {
             select! {
+                recv(lasted) -> _ => {
+                    lives.has_lasted();
+                    lasted = never();
+                }
                 recv(self.done) -> store_events => return store_events.ok(),
                 recv(deadline) -> _ => {
                     warn!("something does not end: leaving it to the next start");
@@ -287,18 +318,19 @@ impl Worker {
     }
 
     /// Ends all threads in the order in which they use each other.
-    fn stop(self, store_events: Option<Receiver<StoreEvent>>) {
+    fn stop(self, store_events: Option<Receiver<StoreEvent>>) -> Ending {
         let ending = if store_events.is_some() { Ending::Clean } else { Ending::Forced };
         if let Some(store_events) = store_events {
             self.await_last_delivery(&store_events);
         }
         if ending == Ending::Forced {
-            // Threads that hang can't be joined. The store has synced what it promised; the rest is the next start's.
             info!("ended");
-            std::process::exit(1);
+            return ending;
         }
         self.lanes.release();
-        self.engine.release();
+        if let Some(engine) = self.engine {
+            engine.release();
+        }
         self.monitor.stop();
         if let Some(master) = self.master {
             master.stop();
@@ -309,6 +341,7 @@ impl Worker {
         }
         self.store.close();
         info!("ended");
+        ending
     }
 
     fn await_last_delivery(&self, store_events: &Receiver<StoreEvent>) {
@@ -349,7 +382,7 @@ fn first_view(config: &Config, mode: Mode, route: &Route, recovered: &Recovered)
     }
 }
 
-fn coordinator(config: &Config, view: Snapshot, recovered: Recovered) -> Coordinator {
+fn coordinator(config: &Config, past: Past, view: Snapshot, recovered: Recovered) -> Coordinator {
     for warning in &recovered.warnings {
         warn!("{warning}");
     }
@@ -359,7 +392,7 @@ fn coordinator(config: &Config, view: Snapshot, recovered: Recovered) -> Coordin
         marks: attempt.marks,
         report: attempt.final_report,
     });
-    Coordinator::new(settings(config), view, held.collect(), boottime(), unix_ms())
+    Coordinator::after(past, settings(config), view, held.collect(), boottime(), unix_ms())
 }
 
 fn tell_start(config: &Config, mode: Mode, monitor: &Monitor) {

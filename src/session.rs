@@ -19,6 +19,7 @@ use crate::rpc::master::{Master, MasterEvent, Orders, Registration, Reply};
 use crate::sys::clock::boottime;
 use crate::sys::failpoint::{self, FailPoint};
 use crate::sys::text::printable;
+use crate::sys::time::unix_ms;
 use crate::sys::watch::Watch;
 
 /// How long a master holds a poll: below the time after which the usual proxies cut a silent call.
@@ -35,6 +36,9 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 const FAILED_POLL_PAUSE: Duration = Duration::from_secs(2);
 /// Disconnected for longer, the node asks which of its attempts still count, by registering again.
 const REGISTER_AFTER: Duration = Duration::from_secs(30);
+
+/// A clock that is further from the master's is told to the owner. Nothing here depends on it.
+const CLOCK_SLACK: Duration = Duration::from_secs(120);
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -350,6 +354,15 @@ impl SessionThread {
         self.registered_at = now;
         self.heartbeat_interval = registration.heartbeat_interval;
         self.next_heartbeat = now;
+        let here = Duration::from_millis(unix_ms());
+        if let Some(words) = registration.server_time.and_then(|there| clock_words(here, there)) {
+            warn!("{words}");
+            self.tell(Event::Alert(words));
+        }
+        if let Err(words) = self.parts.master.learn_signing_key(&registration.signing_key) {
+            warn!("{words}");
+            self.tell(Event::Alert(words));
+        }
         self.parts.master.set_session(&registration.node_id, Some(registration.session_token.clone()));
         self.share(Session {
             node_id: registration.node_id.clone(),
@@ -429,6 +442,49 @@ impl SessionThread {
         if sent.is_err() {
             // The coordinator has ended; this thread is about to be told to.
             log::debug!("nobody hears the session any more");
+        }
+    }
+}
+
+/// What the owner should know of a clock that is far from the master's. In whole units, so that the same is said again
+/// in the same words.
+fn clock_words(here: Duration, there: Duration) -> Option<String> {
+    let off = here.abs_diff(there);
+    if off <= CLOCK_SLACK {
+        return None;
+    }
+    let side = if here < there { "behind" } else { "ahead of" };
+    let minutes = off.as_secs() / 60;
+    let much = match minutes {
+        0..120 => format!("{minutes} minutes"),
+        120..2_880 => format!("{} hours", minutes / 60),
+        _ => format!("{} days", minutes / 1_440),
+    };
+    Some(format!(
+        "the clock of this machine is {much} {side} the master's: set it right. Tasks are not affected, but times in log \
+         and reports are wrong"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_far_off_is_told_in_words() {
+        const DAY: u64 = 86_400;
+        let now = 20_000 * DAY;
+        for (here, words) in [
+            (now, None),
+            (now - 120, None),
+            (now + 120, None),
+            (now - 121, Some("is 2 minutes behind the master's")),
+            (now + 3 * 3_600, Some("is 3 hours ahead of the master's")),
+            (0, Some("is 20000 days behind the master's")),
+        ] {
+            let said = clock_words(Duration::from_secs(here), Duration::from_secs(now));
+            assert_eq!(said.is_some(), words.is_some(), "{here}: {said:?}");
+            assert!(words.is_none_or(|words| said.unwrap().contains(words)), "{here}");
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The coordinator's decisions in simulated time, without threads, sockets or a store.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hivemind_worker::coordinator::{Coordinator, Effect, Event, Held, Record, Settings, ShutdownMode};
+use hivemind_worker::coordinator::{Coordinator, Effect, Event, Held, Past, Record, Settings, ShutdownMode};
 use hivemind_worker::node::action::Action;
 use hivemind_worker::node::id::{AttemptKey, Id};
 use hivemind_worker::node::offer::Offer;
@@ -11,7 +12,7 @@ use hivemind_worker::node::order::{CancelState, Marks, Refusal, TaskNews};
 use hivemind_worker::node::record::{EventKind, FinalReport, Outcome, Phase};
 use hivemind_worker::node::resources::Resources;
 use hivemind_worker::node::snapshot::{EngineView, NodeState, Snapshot};
-use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
+use hivemind_worker::node::spec::{FieldError, SpecDefaults, TaskSpec};
 
 const GIB: i64 = 1 << 30;
 
@@ -173,6 +174,24 @@ fn refuses_what_can_never_fit_what_is_invalid_and_what_conflicts() {
 }
 
 #[test]
+fn what_the_master_has_not_signed_is_refused_and_told_once() {
+    let mut node = Node::new(Vec::new());
+    let alerts = node.coordinator.snapshot().alerts.len();
+    for poll in 1..=3 {
+        let unsigned = FieldError { field: "signature".to_owned(), reason: "is missing".to_owned() };
+        node.tell(Event::Offers { poll, offers: vec![(9, Err(unsigned))] });
+        let (taken, refused) = settled(&node.settle());
+        assert!(taken.is_empty());
+        assert_eq!(
+            (refused[0].offer_id, refused[0].code, refused[0].reason.as_str()),
+            (9, "signature", "signature is missing")
+        );
+    }
+    let told = &node.coordinator.snapshot().alerts;
+    assert_eq!((told.len(), told[0].as_str()), (alerts + 1, "refused an assignment: its signature is missing"));
+}
+
+#[test]
 fn the_same_offer_again_is_confirmed_and_starts_nothing() {
     let mut node = Node::new(Vec::new());
     node.offer(vec![offer("a", GIB)]);
@@ -205,6 +224,8 @@ fn an_older_attempt_is_refused() {
     let mut node = Node::new(Vec::new());
     node.offer(vec![Offer { attempt: 2, ..offer("a", GIB) }]);
     assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
+    node.coordinator.remember_over([AttemptKey { attempt: 2, ..key("b") }]);
+    assert_eq!(settled(&node.offer(vec![offer("b", GIB)])).1[0].code, "stale", "the newer one is over");
 }
 
 #[test]
@@ -387,6 +408,18 @@ fn desired_of(effects: &[Effect]) -> Vec<&hivemind_worker::node::order::Desired>
     desired.collect()
 }
 
+fn kept_marks(effects: &[Effect]) -> Vec<&Marks> {
+    let records = effects.iter().filter_map(|effect| match effect {
+        Effect::Commit { records, .. } => Some(records),
+        _ => None,
+    });
+    let marks = records.flatten().filter_map(|record| match record {
+        Record::Marks { marks, .. } => Some(marks),
+        _ => None,
+    });
+    marks.collect()
+}
+
 #[test]
 fn nothing_is_cleaned_before_the_report_is_kept_whatever_else_is_wished() {
     let mut node = Node::new(Vec::new());
@@ -425,14 +458,7 @@ fn an_order_to_stop_outlives_the_process() {
     node.tell(Event::Cancel { key: key("a"), reason: "c".to_owned(), is_superseded: false });
     // What the thread tells of its own facts does not undo it.
     node.tell(Event::Task(key("a"), TaskNews::Marks(Marks { paused_ms: 1, ..Marks::default() })));
-    let mut marks = node.settle().into_iter().filter_map(|effect| match effect {
-        Effect::Commit { records, .. } => records.into_iter().rev().find_map(|record| match record {
-            Record::Marks { marks, .. } => Some(marks),
-            _ => None,
-        }),
-        _ => None,
-    });
-    let marks = marks.next_back().unwrap();
+    let marks = kept_marks(&node.settle()).pop().unwrap().clone();
     assert_eq!(marks.paused_ms, 1);
 
     let spec = TaskSpec::check(&offer("a", GIB), &SpecDefaults::default()).unwrap();
@@ -515,4 +541,163 @@ fn what_no_longer_fits_at_all_holds_up_nobody() {
     node.finish("a", Outcome::Succeeded);
     node.tell(Event::Task(key("a"), TaskNews::Cleaned(None)));
     assert_eq!(started(&node.settle()), ["small"]);
+}
+
+fn held(task: &str, phase: Phase, crashes: u32) -> Held {
+    let spec = TaskSpec::check(&offer(task, GIB), &SpecDefaults::default()).unwrap();
+    Held { spec, phase, marks: Marks { crashes, ..Marks::default() }, report: None }
+}
+
+fn node_after(past: Past, held: Vec<Held>) -> (Node, Vec<Effect>) {
+    let lent = Resources { cpu_millis: 4_000, memory_bytes: 8 << 30, disk_bytes: 10 << 30, slots: 8 };
+    let settings = Settings { lent, defaults: SpecDefaults::default() };
+    let coordinator = Coordinator::after(past, settings, Snapshot::default(), held, Duration::ZERO, 0);
+    let mut node = Node { coordinator, now: Duration::ZERO, polls: 0 };
+    let effects = node.settle();
+    (node, effects)
+}
+
+fn marks_of<'a>(effects: &'a [Effect], task: &str) -> Option<&'a Marks> {
+    let records = effects.iter().filter_map(|effect| match effect {
+        Effect::Commit { records, .. } => Some(records),
+        _ => None,
+    });
+    records.flatten().rev().find_map(|record| match record {
+        Record::Marks { key, marks } if key.task.as_str() == task => Some(marks),
+        _ => None,
+    })
+}
+
+#[test]
+fn an_attempt_that_was_there_at_three_crashes_is_given_up_and_others_go_on() {
+    let past = Past { has_crashed: true, crash_limit: 3, safe_because: None };
+    let all = || {
+        vec![
+            held("third", Phase::Running, 2),
+            held("second", Phase::Running, 1),
+            held("waits", Phase::Queued, 0),
+            held("fetches", Phase::Preparing, 2),
+        ]
+    };
+    let lent = Resources { cpu_millis: 4_000, memory_bytes: 8 << 30, disk_bytes: 10 << 30, slots: 8 };
+    let settings = Settings { lent, defaults: SpecDefaults::default() };
+    let unsettled = Coordinator::after(past.clone(), settings, Snapshot::default(), all(), Duration::ZERO, 0);
+    let keys = |held: BTreeSet<AttemptKey>| held.iter().map(|key| key.task.to_string()).collect::<Vec<_>>();
+    assert_eq!(keys(unsettled.held()), ["second", "waits"], "what the others have at the engine is nobody's at once");
+    let (node, effects) = node_after(past, all());
+    assert_eq!(finals(&effects), [Outcome::NodeFault, Outcome::NodeFault]);
+    assert_eq!(started(&effects), ["second"], "nothing touches the others");
+    assert_eq!(marks_of(&effects, "second").unwrap().crashes, 2);
+    assert_eq!(marks_of(&effects, "waits"), None, "what has not begun can't be the reason");
+    assert!(node.coordinator.snapshot().alerts.iter().any(|alert| alert.contains("third#1: given up")));
+
+    let (_, effects) = node_after(Past { crash_limit: 3, ..Past::default() }, all());
+    assert!(finals(&effects).is_empty(), "an orderly end counts for nothing");
+    assert_eq!(started(&effects).len(), 3);
+}
+
+#[test]
+fn in_the_safe_state_it_delivers_and_touches_nothing() {
+    let past = Past { has_crashed: true, crash_limit: 3, safe_because: Some("five crashes".to_owned()) };
+    let exclusive = {
+        let offer = Offer { at_lease_end: "stop".to_owned(), ..offer("exclusive", GIB) };
+        let spec = TaskSpec::check(&offer, &SpecDefaults::default()).unwrap();
+        Held { spec, ..held("exclusive", Phase::Running, 0) }
+    };
+    let over =
+        Held { report: Some(FinalReport::without_run(Outcome::Succeeded, "")), ..held("over", Phase::Reporting, 0) };
+    let (mut node, effects) =
+        node_after(past, vec![held("runs", Phase::Running, 0), exclusive, held("waits", Phase::Queued, 0), over]);
+    assert!(started(&effects).is_empty() && finals(&effects).is_empty());
+    node.tell(Event::Engine(EngineView { is_usable: true, ..EngineView::default() }));
+    let (state, reason) = (node.coordinator.snapshot().state, node.coordinator.snapshot().state_reason);
+    assert_eq!((state, reason.as_str()), (NodeState::Degraded, "safe state: five crashes"));
+    let effects = node.offer(vec![offer("new", GIB)]);
+    assert!(started(&effects).is_empty(), "not what waited either");
+    assert_eq!(settled(&effects).1[0].reason, "the node is degraded: safe state: five crashes");
+    // What may have a container is only marked: the next start stops it.
+    node.tell(Event::Cancel { key: key("runs"), reason: "enough".to_owned(), is_superseded: false });
+    node.now = Duration::from_secs(3_600);
+    node.tell(Event::Tick);
+    let effects = node.settle();
+    assert_eq!(marks_of(&effects, "runs").unwrap().stop.as_ref().unwrap().outcome, Outcome::Cancelled);
+    assert_eq!(marks_of(&effects, "exclusive").unwrap().stop.as_ref().unwrap().outcome, Outcome::NodeFault);
+    assert!(finals(&effects).is_empty(), "{effects:?}");
+    node.tell(Event::Tick);
+    assert!(node.settle().is_empty(), "once is enough");
+    node.tell(Event::Delivered(key("over")));
+    node.tell(Event::Shutdown(ShutdownMode::Stop));
+    assert_eq!(node.settle(), [Effect::Exit], "nothing holds it up, and nobody is told to stop");
+}
+
+#[test]
+fn an_attempt_that_is_delivered_is_refused_also_while_its_thread_still_cleans_up() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.finish("a", Outcome::Succeeded);
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).0, [1], "its report is still to come");
+    node.tell(Event::Delivered(key("a")));
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).1[0].code, "stale");
+}
+
+#[test]
+fn marks_that_are_tried_again_do_not_undo_newer_ones() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    let mark = |paused_ms| Event::Task(key("a"), TaskNews::Marks(Marks { paused_ms, ..Marks::default() }));
+    node.tell(mark(1));
+    fail_last(&mut node);
+    node.tell(mark(2));
+    node.settle();
+    node.tell(Event::Tick);
+    assert_eq!(kept_marks(&node.settle()).iter().map(|marks| marks.paused_ms).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn of_an_attempt_that_could_not_be_taken_nothing_is_written_when_it_is_taken_anew() {
+    let mut node = Node::new(Vec::new());
+    node.send_offers(vec![offer("a", GIB)]);
+    node.tell(Event::Cancel { key: key("a"), reason: String::new(), is_superseded: false });
+    node.coordinator.take_effects();
+    for ticket in [1, 2] {
+        node.tell(Event::CommitFailed { ticket, reason: "no space".to_owned() });
+    }
+    node.tell(Event::StoreTrouble(None));
+    let effects = node.settle();
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::AnswerCancel { .. })), "{effects:?}");
+    assert_eq!(settled(&node.offer(vec![offer("a", GIB)])).0, [1]);
+    node.tell(Event::Tick);
+    assert!(finals(&node.settle()).is_empty());
+}
+
+#[test]
+fn a_container_is_not_left_over_before_the_end_of_its_attempt_is_kept() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    node.tell(Event::Task(key("a"), TaskNews::Finished(Box::new(FinalReport::without_run(Outcome::Succeeded, "")))));
+    node.tell(Event::Task(key("a"), TaskNews::Left));
+    assert!(node.coordinator.held().contains(&key("a")));
+    fail_last(&mut node);
+    assert!(node.coordinator.held().contains(&key("a")));
+    node.tell(Event::Tick);
+    node.settle();
+    assert!(node.coordinator.held().is_empty());
+}
+
+#[test]
+fn no_answer_to_a_cancellation_tells_of_an_order_or_an_end_that_could_be_lost() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("running", GIB), offer("waiting", 2 * GIB)]);
+    let cancel = || Event::Cancel { key: key("waiting"), reason: String::new(), is_superseded: false };
+    node.tell(cancel());
+    node.tell(cancel());
+    node.tell(Event::Owner(Action::StopTask(key("running"))));
+    let answers =
+        |effects: Vec<Effect>| effects.iter().filter(|effect| matches!(effect, Effect::AnswerCancel { .. })).count();
+    fail_last(&mut node);
+    node.tell(Event::Task(key("running"), TaskNews::Note("n".to_owned())));
+    node.tell(Event::Cancel { key: key("running"), reason: String::new(), is_superseded: false });
+    assert_eq!(answers(node.settle()), 1, "of the one that waited the end is kept now");
+    node.tell(Event::Tick);
+    assert_eq!(answers(node.settle()), 1, "and the order to stop the other one");
 }

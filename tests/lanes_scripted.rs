@@ -81,7 +81,7 @@ struct Running {
     orders: Sender<session::Order>,
     wake: Box<dyn Fn()>,
     thread: std::thread::JoinHandle<()>,
-    _events: Receiver<Event>,
+    events: Receiver<Event>,
     _folder: Folder,
 }
 
@@ -101,7 +101,7 @@ fn start_session(url: &str) -> Running {
         report_interval: Duration::from_secs(30),
     });
     let thread = std::thread::spawn(|| session.run());
-    Running { orders, wake: Box::new(move || waker.wake()), thread, _events: heard, _folder: folder }
+    Running { orders, wake: Box::new(move || waker.wake()), thread, events: heard, _folder: folder }
 }
 
 impl Running {
@@ -142,6 +142,32 @@ fn a_poll_that_fails_during_a_registration_is_made_again() {
             }
         }
     }
+    session.stop();
+}
+
+#[test]
+fn a_node_whose_clock_is_years_off_registers_works_and_says_so() {
+    let (mut server, url) = server();
+    let session = start_session(&url);
+    let until = boottime() + PATIENCE;
+    // The master lives in 2001: to it the clock here is far ahead.
+    loop {
+        let (call, method, body) = request(&mut server, until).expect("no poll came");
+        let Some(answer) = plain_answer(&method, &body, 3_600_000) else { break };
+        let answer = match method.as_str() {
+            "RegisterNode" => {
+                let answer = NodeRegistrationResponse::decode(answer.as_slice()).unwrap();
+                NodeRegistrationResponse { server_time_ms: 1_000_000_000_000, ..answer }.encode_to_vec()
+            }
+            _ => answer,
+        };
+        server.respond(call, Ok(answer));
+    }
+    let told = session.events.try_iter().any(|event| match event {
+        Event::Alert(words) => words.contains("days ahead of the master's"),
+        _ => false,
+    });
+    assert!(told);
     session.stop();
 }
 

@@ -132,6 +132,8 @@ fn a_worker_that_dies_right_after_the_final_report_or_with_a_task_in_its_queue_r
 #[test]
 fn a_worker_that_dies_in_each_phase_of_a_task_still_runs_it_once() {
     let mut scene = Scene::with_master("phases");
+    // More short lives than a worker would go on after.
+    scene.env.push(("HIVEMIND_CRASH_LIMIT".to_owned(), "1000".to_owned()));
     scene.start(&["--slots", "1"]);
     let phases = [
         Phase::Received,

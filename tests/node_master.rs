@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use hivemind_worker::monitor::Submissions;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::record::{Outcome, Phase};
+use hivemind_worker::sys::text::hex;
+use rustix::process::Signal;
+
 use node_util::{Scene, gated, how, python, until_true};
 
 #[test]
@@ -91,7 +94,7 @@ fn a_master_that_has_forgotten_everything_gets_the_node_back() {
     scene.submit(gated("before", ""));
     scene.until_up("before");
     scene.stop_master();
-    fs::remove_dir_all(scene.dir.join("master")).unwrap();
+    forget_all_but_the_key(&scene);
     scene.start_master();
     scene.submit(python("after", "print('up')\n"));
     assert_eq!(how(&scene.until_complete("after")), (Outcome::Succeeded, Some(0)));
@@ -99,6 +102,65 @@ fn a_master_that_has_forgotten_everything_gets_the_node_back() {
     scene.go("before");
     scene.until_status("nothing is held any more", |status| status.attempts.is_empty() && status.history.len() == 2);
     scene.until_clean();
+}
+
+/// The master's folder anew. With its key gone too it would be another master.
+fn forget_all_but_the_key(scene: &Scene) {
+    let folder = scene.dir.join("master");
+    let key = fs::read(folder.join("signing.key")).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("signing.key"), key).unwrap();
+}
+
+fn until_refused_for_its_signature(scene: &Scene, task: &str) {
+    let view = scene.until_view(task, "it is refused", |view| view.outcome == Some(Outcome::Rejected));
+    let reason = view.final_report.unwrap().reason;
+    assert!(reason.starts_with("signature: signature is not the master's"), "{reason}");
+}
+
+#[test]
+fn another_master_in_the_masters_place_is_given_nothing_until_the_owner_says_so() {
+    let mut scene = Scene::with_master("impostor");
+    scene.start(&[]);
+    scene.submit(python("first", "print('up')\n"));
+    assert_eq!(how(&scene.until_complete("first")), (Outcome::Succeeded, Some(0)));
+    scene.stop_master();
+    fs::remove_dir_all(scene.dir.join("master")).unwrap();
+    scene.start_master();
+    scene.submit(python("second", "print('up')\n"));
+    until_refused_for_its_signature(&scene, "second");
+    let status = scene.until_status("the owner is told", |status| status.alerts.len() >= 2);
+    let has = |words: &str| status.alerts.iter().any(|alert| alert.contains(words));
+    assert!(has("refused an assignment: its signature is not the master's"), "{:?}", status.alerts);
+    assert!(has("master.pin and restart"), "{:?}", status.alerts);
+    assert!(scene.containers_ever("second").is_empty());
+    // The owner's word.
+    scene.signal(Signal::TERM);
+    scene.until_exit();
+    fs::remove_file(scene.dir.join("state/master.pin")).unwrap();
+    scene.start(&[]);
+    scene.submit(python("third", "print('up')\n"));
+    assert_eq!(how(&scene.until_complete("third")), (Outcome::Succeeded, Some(0)));
+}
+
+#[test]
+fn a_key_that_the_owner_names_is_the_only_one() {
+    let mut scene = Scene::with_master("named-key");
+    scene.env.push(("MASTER_SIGNING_KEY".to_owned(), "07".repeat(32)));
+    scene.start(&[]);
+    scene.submit(python("refused", "print('up')\n"));
+    until_refused_for_its_signature(&scene, "refused");
+    scene.until_status("the owner is told", |status| {
+        status.alerts.iter().any(|alert| alert.contains("change MASTER_SIGNING_KEY"))
+    });
+    scene.signal(Signal::TERM);
+    scene.until_exit();
+    scene.env[0].1 = hex(&scene.signing_key());
+    scene.start(&[]);
+    scene.submit(python("taken", "print('up')\n"));
+    assert_eq!(how(&scene.until_complete("taken")), (Outcome::Succeeded, Some(0)));
+    assert!(!scene.dir.join("state/master.pin").exists(), "the owner's word needs no pin");
 }
 
 #[test]

@@ -167,7 +167,10 @@ impl<'a> Node<'a> {
 
     fn chunk(&mut self, task: &str, id: (u32, u64), offset: u64, data: &[u8]) -> Result<Answer, (u8, String)> {
         let (stream, epoch) = id;
-        self.piece(task, Piece::Chunk(Chunk { stream, epoch, offset, data: data.to_vec(), last: false }))
+        self.piece(
+            task,
+            Piece::Chunk(Chunk { stream, epoch, offset, data: data.to_vec(), last: false, after_gap: false }),
+        )
     }
 }
 

@@ -121,7 +121,7 @@ impl FileMaster {
                 }
                 Ack::Event(event.number)
             }
-            PieceContent::Chunk { stream, epoch, offset, bytes, is_last } => {
+            PieceContent::Chunk { stream, epoch, offset, bytes, is_last, .. } => {
                 assert!(*bytes == bytes_of(*stream, *epoch, *offset, bytes.len()), "I4: bytes changed");
                 let state = self.streams.entry((key.clone(), *stream, *epoch)).or_default();
                 assert!(*offset <= state.0, "I3: a hole before {offset}, known are {}", state.0);

@@ -7,7 +7,9 @@ mod store_util;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::record::{EventKind, FIRST_OUTPUT, Outcome, Phase, PieceContent, STDERR, STDOUT};
+use hivemind_worker::node::spec::TaskSpec;
 use hivemind_worker::store::{Ack, StoreConfig, StoreEvent, Write};
 use store_util::*;
 
@@ -236,7 +238,7 @@ fn nothing_is_deleted_before_the_acknowledgement_is_durable() {
 #[test]
 fn drops_and_counts_logs_beyond_their_budget() {
     let folder = Folder::new();
-    let config = StoreConfig { log_budget_bytes: 100, reserve_bytes: 1 << 20 };
+    let config = StoreConfig { log_budget_bytes: 100, reserve_bytes: 1 << 20, ..StoreConfig::default() };
     let open = open_with(&folder.state(), config);
     let key = key("sum", 1);
     open.take(&key);
@@ -249,6 +251,59 @@ fn drops_and_counts_logs_beyond_their_budget() {
     let mut output = open.store.output_writer(&key, FIRST_OUTPUT).unwrap();
     assert_eq!(output.append(&[4; 500]).unwrap(), 500);
     assert_eq!((out.close().bytes, err.close().bytes, output.close().bytes), (70, 30, 500));
+    open.store.close();
+}
+
+#[test]
+fn of_too_many_logs_those_of_the_least_important_task_are_dropped_and_the_rest_arrives_where_it_belongs() {
+    const MIB: usize = 1 << 20;
+    let folder = Folder::new();
+    let config = StoreConfig { waiting_logs_bytes: 16 << 20, reserve_bytes: 1 << 20, ..StoreConfig::default() };
+    let open = open_with(&folder.state(), config.clone());
+    let (low, high) = (key("low", 1), key("high", 1));
+    for (key, priority) in [(&low, 20), (&high, 80)] {
+        let spec = TaskSpec { priority, ..spec(key) };
+        open.commit(vec![Write::Take { spec: Box::new(spec), inputs: Vec::new() }]);
+    }
+    let bytes = pattern(12 * MIB);
+    let mut writers = [&low, &high].map(|key| open.store.writer(key, STDOUT).unwrap());
+    // Side by side: both have 12 MiB in segments of 4, and the last one of each is written.
+    for part in bytes.chunks(MIB) {
+        for writer in &mut writers {
+            assert_eq!(writer.append(part).unwrap(), MIB as u64);
+        }
+    }
+    for writer in writers {
+        writer.close();
+    }
+    open.write_stream(&low, FIRST_OUTPUT, &bytes);
+    open.commit(vec![end(&low, Outcome::Succeeded), end(&high, Outcome::Succeeded)]);
+    open.store.close();
+
+    // The master is back only after a restart, and asks for what it lacks before it is told.
+    let open = open_with(&folder.state(), config);
+    let mut master = Master::default();
+    master.drain(&open.outbox());
+    let whole = |key: &AttemptKey, stream| &master.streams[&(key.clone(), stream, 1)];
+    assert!(*whole(&high, STDOUT) == bytes && *whole(&low, FIRST_OUTPUT) == bytes);
+    let cut = whole(&low, STDOUT);
+    assert!(cut[..4 * MIB].iter().all(|byte| *byte == 0) && cut[4 * MIB..] == bytes[4 * MIB..]);
+    assert_eq!(master.finals(&low), [Outcome::Succeeded]);
+    open.wait(|event| *event == StoreEvent::Delivered(high.clone()));
+    // The note on the gap comes behind all else.
+    let text = loop {
+        master.drain(&open.outbox());
+        let notes = master.events.values().filter_map(|event| match &event.kind {
+            EventKind::Note(text) => Some(text.clone()),
+            _ => None,
+        });
+        if let Some(text) = notes.max() {
+            break text;
+        }
+        open.commit(Vec::new());
+    };
+    assert!(text.starts_with("bytes 0 to 4194304 of stream 1, epoch 1, are gone at the node"), "{text}");
+    open.wait(|event| *event == StoreEvent::Delivered(low.clone()));
     open.store.close();
 }
 

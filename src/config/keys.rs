@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 29] = [
+pub static KEYS: [Key; 32] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -84,6 +84,11 @@ pub static KEYS: [Key; 29] = [
         "MASTER_CLIENT_KEY_FILE",
         "Private key of that certificate",
         ["path", "PEM file without a passphrase; needs MASTER_CLIENT_CERT_FILE", "none"],
+    ),
+    key(
+        "MASTER_SIGNING_KEY",
+        "Ed25519 public key of the master: assignments that it has not signed are refused",
+        ["hex", "64 digits", "the first that the master tells, kept in the state folder; without one, no signature is asked for"],
     ),
     key(
         "HTTPS_PROXY",
@@ -192,7 +197,17 @@ pub static KEYS: [Key; 29] = [
     )
     .flag("shutdown")
     .live(),
+    key(
+        "HIVEMIND_CRASH_LIMIT",
+        "Crashes of the worker, early in its life or by a panic, after which an attempt that was there at each is given up; two more in a row, and it only delivers what it has",
+        ["number", "1 to 1000000", "3"],
+    ),
     key("HIVEMIND_LOG_BUDGET", "Output that is kept of each attempt", ["size", "64KiB to 16GiB", "64MiB"]),
+    key(
+        "HIVEMIND_WAITING_LOGS",
+        "Output of all attempts together that waits for the master; beyond it the oldest of the least important attempts is dropped, and the gap told",
+        ["size", "16MiB to 1TiB", "1GiB"],
+    ),
     key(
         "WIREGUARD_CONFIG_PATH",
         "WireGuard configuration of the tunnel to the master; accepted, but this version builds no tunnel",

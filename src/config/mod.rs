@@ -77,6 +77,8 @@ pub struct Config {
     pub master_ca_file: Option<PathBuf>,
     /// `MASTER_CLIENT_CERT_FILE` and `MASTER_CLIENT_KEY_FILE`.
     pub master_client_files: Option<(PathBuf, PathBuf)>,
+    /// `MASTER_SIGNING_KEY`.
+    pub master_signing_key: Option<[u8; 32]>,
     /// `HTTPS_PROXY`.
     pub https_proxy: Option<Secret<String>>,
     /// `HTTP_PROXY`.
@@ -113,8 +115,12 @@ pub struct Config {
     pub spec_defaults: SpecDefaults,
     /// `HIVEMIND_SHUTDOWN`.
     pub shutdown: Shutdown,
+    /// `HIVEMIND_CRASH_LIMIT`.
+    pub crash_limit: u32,
     /// `HIVEMIND_LOG_BUDGET`: bytes of output that are kept of each attempt.
     pub log_budget_bytes: u64,
+    /// `HIVEMIND_WAITING_LOGS`: bytes of output of all attempts together that wait for the master.
+    pub waiting_logs_bytes: u64,
     /// `WIREGUARD_CONFIG_PATH`, or a `--config` that is one.
     pub wireguard_config: Option<PathBuf>,
     /// What the owner should know about this configuration, in words.
@@ -235,7 +241,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 28] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 31] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
@@ -244,6 +250,7 @@ impl Config {
             ("MASTER_CA_FILE", self.master_ca_file == new.master_ca_file),
             ("MASTER_CLIENT_CERT_FILE", old_client.map(|files| &files.0) == new_client.map(|files| &files.0)),
             ("MASTER_CLIENT_KEY_FILE", old_client.map(|files| &files.1) == new_client.map(|files| &files.1)),
+            ("MASTER_SIGNING_KEY", self.master_signing_key == new.master_signing_key),
             ("HTTPS_PROXY", self.https_proxy == new.https_proxy),
             ("HTTP_PROXY", self.http_proxy == new.http_proxy),
             ("NO_PROXY", self.no_proxy == new.no_proxy),
@@ -265,7 +272,9 @@ impl Config {
             ("HIVEMIND_TIMEOUT", old_spec.timeout == new_spec.timeout),
             ("HIVEMIND_MAX_TIMEOUT", old_spec.max_timeout == new_spec.max_timeout),
             ("HIVEMIND_SHUTDOWN", self.shutdown == new.shutdown),
+            ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),
+            ("HIVEMIND_WAITING_LOGS", self.waiting_logs_bytes == new.waiting_logs_bytes),
             ("WIREGUARD_CONFIG_PATH", self.wireguard_config == new.wireguard_config),
         ]
     }

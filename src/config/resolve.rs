@@ -9,6 +9,7 @@ use log::LevelFilter;
 use crate::node::id::{Id, MAX_ID_LEN};
 use crate::node::resources::Resources;
 use crate::node::spec::{MAX_BYTES, MIN_MEMORY_BYTES, SpecDefaults};
+use crate::sys::text::from_hex;
 
 use super::amount;
 use super::error::{ConfigError, Place};
@@ -57,6 +58,7 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         master_grpc_url: master_url(&layers, "MASTER_GRPC_URL", is_plaintext_allowed)?,
         master_ca_file: layers.path("MASTER_CA_FILE"),
         master_client_files: client_files(&layers)?,
+        master_signing_key: layers.read("MASTER_SIGNING_KEY", signing_key)?,
         https_proxy: layers.read("HTTPS_PROXY", secret)?,
         http_proxy: layers.read("HTTP_PROXY", secret)?,
         no_proxy: layers.read("NO_PROXY", |text| Ok(text.to_owned()))?,
@@ -79,9 +81,13 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         report_interval: Duration::from_secs(report_interval.unwrap_or(30)),
         spec_defaults: spec_defaults(&layers)?,
         shutdown: layers.read("HIVEMIND_SHUTDOWN", shutdown)?.unwrap_or(Shutdown::Stop),
+        crash_limit: layers.read("HIVEMIND_CRASH_LIMIT", crash_limit)?.unwrap_or(3),
         log_budget_bytes: layers
             .read("HIVEMIND_LOG_BUDGET", |text| size_in(text, 64 << 10, 16 << 30))?
             .unwrap_or(64 << 20),
+        waiting_logs_bytes: layers
+            .read("HIVEMIND_WAITING_LOGS", |text| size_in(text, 16 << 20, 1 << 40))?
+            .unwrap_or(1 << 30),
         wireguard_config,
         warnings,
         places: layers.places(),
@@ -179,6 +185,15 @@ fn client_files(layers: &Layers<'_>) -> Result<Option<(PathBuf, PathBuf)>, Confi
         [Some(_), None] => Err(layers.refuse(names[0], "is set without MASTER_CLIENT_KEY_FILE: set both")),
         [None, Some(_)] => Err(layers.refuse(names[1], "is set without MASTER_CLIENT_CERT_FILE: set both")),
     }
+}
+
+fn crash_limit(text: &str) -> Result<u32, String> {
+    u32::try_from(value::whole(text, 1..=1_000_000)?).map_err(|error| error.to_string())
+}
+
+fn signing_key(text: &str) -> Result<[u8; 32], String> {
+    from_hex(text.trim())
+        .ok_or_else(|| format!("{} is no Ed25519 public key: write its 32 bytes as 64 hex digits", shown(text)))
 }
 
 /// A text that is looked into where it is used.

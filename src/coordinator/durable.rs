@@ -11,7 +11,10 @@ use crate::node::record::{EventKind, Phase};
 #[derive(Debug)]
 pub(super) enum Gated {
     /// An answer to a cancellation.
-    Answer(Effect),
+    Answer {
+        key: AttemptKey,
+        answer: Effect,
+    },
     /// The attempt's thread may start.
     Start(AttemptKey),
     /// The attempt's final report is kept: what it has at the engine may go.
@@ -21,6 +24,19 @@ pub(super) enum Gated {
         offer_id: u64,
         key: AttemptKey,
     },
+}
+
+impl Gated {
+    fn key(&self) -> &AttemptKey {
+        match self {
+            Self::Answer { key, .. } | Self::Start(key) | Self::Recorded(key) | Self::Taken { key, .. } => key,
+        }
+    }
+
+    /// Whether it waits for the final report of `key` to be kept.
+    pub(super) fn is_record_of(&self, key: &AttemptKey) -> bool {
+        matches!(self, Self::Recorded(waiting) if waiting == key)
+    }
 }
 
 /// What a failed commit leaves to be tried again.
@@ -52,12 +68,34 @@ impl Coordinator {
         self.release(0);
     }
 
+    /// All decisions that wait, for a commit or for another try at one.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Gated> {
+        let failed = self.retries.iter().flat_map(|retry| &retry.gated);
+        self.gated.iter().map(|(_, what)| what).chain(failed)
+    }
+
+    /// The master stops asking when it has this, so the order or the end that it tells of must outlive the process. Until
+    /// that is kept, the master asks again; one answer is enough then.
+    pub(super) fn answer_when_kept(&mut self, key: &AttemptKey, answer: Effect) {
+        if self.waiting().any(|what| matches!(what, Gated::Answer { key: waiting, .. } if waiting == key)) {
+            return;
+        }
+        self.commit();
+        let what = Gated::Answer { key: key.clone(), answer };
+        let is_in = |records: &[Record]| records.iter().any(|record| record.ends(key));
+        let ticket = self.undecided.iter().rev().find(|(_, records)| is_in(records)).map(|(ticket, _)| *ticket);
+        match self.retries.iter_mut().rev().find(|retry| is_in(&retry.records)) {
+            Some(retry) if ticket.is_none() => retry.gated.push(what),
+            _ => self.gate(ticket.unwrap_or(0), what),
+        }
+    }
+
     pub(super) fn release(&mut self, ticket: u64) {
         self.durable = self.durable.max(ticket);
         self.undecided.retain(|undecided, _| *undecided > self.durable);
         while let Some((_, what)) = self.gated.pop_front_if(|(ticket, _)| *ticket <= self.durable) {
             match what {
-                Gated::Answer(answer) => self.effects.push(answer),
+                Gated::Answer { answer, .. } => self.effects.push(answer),
                 Gated::Start(key) => self.begin(&key),
                 Gated::Recorded(key) => self.change_desired(&key, |desired| desired.may_clean = true),
                 Gated::Taken { poll, offer_id, key } => self.confirm(poll, offer_id, &key),
@@ -100,12 +138,12 @@ impl Coordinator {
         warn!("the store could not write: {reason}");
         self.store_trouble = Some(reason.to_owned());
         let mut again = Retry { records: self.undecided.remove(&failed).unwrap_or_default(), gated: Vec::new() };
+        let mut lost = Vec::new();
         for (ticket, what) in std::mem::take(&mut self.gated) {
             match what {
                 what if ticket != failed => self.gated.push_back((ticket, what)),
                 Gated::Taken { poll, offer_id, key } => {
-                    self.roster.remove(&key);
-                    again.records.retain(|record| record.key() != &key);
+                    lost.push(key);
                     self.refuse(poll, offer_id, "storage", format!("the node can't write to its disk: {reason}"));
                     self.settle(poll);
                 }
@@ -113,11 +151,36 @@ impl Coordinator {
             }
         }
         self.retries.push(again);
+        for key in lost {
+            self.forget(&key);
+        }
         self.release(0);
     }
 
+    /// Of an attempt that could not be taken nothing is written or done any more, such as its cancellation: it may be taken
+    /// anew.
+    fn forget(&mut self, key: &AttemptKey) {
+        self.roster.remove(key);
+        self.gated.retain(|(_, what)| what.key() != key);
+        for records in self.undecided.values_mut() {
+            records.retain(|record| record.key() != key);
+        }
+        for retry in &mut self.retries {
+            retry.records.retain(|record| record.key() != key);
+            retry.gated.retain(|what| what.key() != key);
+        }
+    }
+
     pub(super) fn retry_commits(&mut self) {
-        for retry in std::mem::take(&mut self.retries) {
+        for mut retry in std::mem::take(&mut self.retries) {
+            for record in &mut retry.records {
+                // What became durable since may be newer than what failed.
+                if let Record::Marks { key, marks } = record
+                    && let Some(attempt) = self.roster.find(key)
+                {
+                    marks.clone_from(&attempt.marks);
+                }
+            }
             self.records.extend(retry.records);
             let ticket = self.commit();
             for what in retry.gated {

@@ -4,7 +4,7 @@ use log::info;
 
 use super::view::explain_shortage;
 use super::{Coordinator, Effect, Gated, Poll, Record};
-use crate::node::offer::Offer;
+use crate::node::offer::{Offer, SIGNATURE};
 use crate::node::order::Refusal;
 use crate::node::record::{EventKind, Phase};
 use crate::node::resources::Resources;
@@ -20,6 +20,10 @@ impl Coordinator {
             let checked =
                 offer.and_then(|offer| TaskSpec::check(&offer, &self.settings.defaults).map(|spec| (spec, offer)));
             match checked {
+                Err(error) if error.field == SIGNATURE => {
+                    self.alert(format!("refused an assignment: its {error}"));
+                    self.refuse(poll, offer_id, "signature", error.to_string());
+                }
                 Err(error) => self.refuse(poll, offer_id, "invalid", error.to_string()),
                 Ok((spec, offer)) => self.handle_offer(poll, offer_id, spec, offer.inputs),
             }
@@ -28,7 +32,7 @@ impl Coordinator {
     }
 
     fn handle_offer(&mut self, poll: u64, offer_id: u64, spec: TaskSpec, inputs: Vec<u8>) {
-        if let Some(held) = self.roster.find(&spec.key) {
+        if let Some(held) = self.roster.find(&spec.key).filter(|held| !held.is_delivered) {
             if held.spec.digest != spec.digest {
                 return self.refuse(
                     poll,
@@ -61,8 +65,10 @@ impl Coordinator {
         if self.over.contains(&spec.key) {
             return Some(("stale", "this attempt has ended here and was delivered".to_owned()));
         }
-        if let Some(newest) = self.roster.newest_of(&spec.key).filter(|newest| *newest > spec.key.attempt) {
-            return Some(("stale", format!("attempt {newest} of this task is held here")));
+        let ended = self.over.iter().filter(|over| over.task == spec.key.task).map(|over| over.attempt).max();
+        let newest = self.roster.newest_of(&spec.key).max(ended);
+        if let Some(newest) = newest.filter(|newest| *newest > spec.key.attempt) {
+            return Some(("stale", format!("attempt {newest} of this task is or was held here")));
         }
         let (state, reason) = self.state();
         if !matches!(state, NodeState::Ready | NodeState::Busy) {

@@ -14,6 +14,9 @@ use crate::node::spec::TaskSpec;
 impl Coordinator {
     /// State and, where it is not plain, the reason.
     pub(super) fn state(&self) -> (NodeState, String) {
+        if let Some(reason) = &self.past.safe_because {
+            return (NodeState::Degraded, format!("safe state: {reason}"));
+        }
         if let Some(trouble) = &self.store_trouble {
             return (NodeState::Degraded, format!("disk: {trouble}"));
         }
@@ -37,9 +40,14 @@ impl Coordinator {
         (NodeState::Ready, String::new())
     }
 
-    /// Attempts of which something may be at the engine, or soon will be.
+    /// Attempts of which something may be at the engine, or soon will be. Until its end is recorded, only the container
+    /// knows the result; of one that was given up nobody wants to know it.
     pub fn held(&self) -> BTreeSet<AttemptKey> {
-        let held = self.roster.iter().filter(|attempt| attempt.is_open() || attempt.has_thread);
+        let is_recorded = |key: &AttemptKey| !self.waiting().any(|what| what.is_record_of(key));
+        let held = self.roster.iter().filter(|attempt| {
+            let is_wanted = !self.past.gives_up(&attempt.marks) && !is_recorded(&attempt.spec.key);
+            attempt.is_open() || attempt.has_thread || is_wanted
+        });
         held.map(|attempt| attempt.spec.key.clone()).collect()
     }
 

@@ -41,6 +41,8 @@ pub enum Event {
     Offers { poll: u64, offers: Vec<(u64, Result<Box<Offer>, FieldError>)> },
     /// The master wants an attempt stopped.
     Cancel { key: AttemptKey, reason: String, is_superseded: bool },
+    /// What the owner should know.
+    Alert(String),
     /// The master wants something of the node.
     Directed(Directive),
     /// From a task's thread.
@@ -89,6 +91,16 @@ impl Record {
         }
     }
 
+    /// Whether it has the end of this attempt, or the order to stop it.
+    pub(super) fn ends(&self, key: &AttemptKey) -> bool {
+        let is_end = match self {
+            Self::Take { .. } => false,
+            Self::Event { kind, .. } => matches!(kind, EventKind::Final(_)),
+            Self::Marks { marks, .. } => marks.stop.is_some(),
+        };
+        is_end && self.key() == key
+    }
+
     /// A copy, but not of a new duty: that is the master's to offer again.
     pub(super) fn without_take(&self) -> Option<Self> {
         (!matches!(self, Self::Take { .. })).then(|| self.clone())
@@ -121,6 +133,24 @@ pub struct Settings {
     pub lent: Resources,
     /// Running times.
     pub defaults: SpecDefaults,
+}
+
+/// What the lives of the worker before this one mean for it.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// The last one crashed.
+    pub has_crashed: bool,
+    /// An attempt that was there at so many crashes is given up; 0: none ever is.
+    pub crash_limit: u32,
+    /// Nothing is tried in this life, for this reason: what is held is delivered, containers are left alone.
+    pub safe_because: Option<String>,
+}
+
+impl Past {
+    /// Whether an attempt with these marks was there at too many crashes.
+    pub(super) fn gives_up(&self, marks: &Marks) -> bool {
+        self.crash_limit > 0 && marks.crashes >= self.crash_limit
+    }
 }
 
 /// An attempt as the store knew it at start.

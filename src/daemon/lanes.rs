@@ -15,6 +15,7 @@ use crate::rpc::lane::{Lane, LaneConfig};
 use crate::rpc::master::{Introduction, Master};
 use crate::rpc::method::Tally;
 use crate::rpc::proxy::{Proxy, ProxyRules};
+use crate::rpc::signing::Signing;
 use crate::rpc::tls::{self, Identity, Roots, TlsError, TrustedTime};
 use crate::session::{self, Session, SessionThread};
 use crate::store::Store;
@@ -147,6 +148,8 @@ pub struct Needs {
     pub store: Store,
     /// Between reports.
     pub report_interval: Duration,
+    /// What offers are checked with.
+    pub signing: Signing,
 }
 
 impl Lanes {
@@ -160,6 +163,7 @@ impl Lanes {
         let (mut session_master, session_waker) = route.master(&needs.introduction)?;
         let (mut submit_master, submit_waker) = route.master(&needs.introduction)?;
         let tally = Arc::new(Tally::default());
+        session_master.set_signing(needs.signing);
         session_master.set_tally(Arc::clone(&tally));
         submit_master.set_tally(tally);
         let session = Watch::new(Session::default());

@@ -1,5 +1,8 @@
 //! An assignment as it came from a master: nothing in it is checked yet. [`super::spec::TaskSpec::check`] checks it.
 
+/// The field of an assignment's envelope without which it is not the master's: a refusal for it is told to the owner.
+pub const SIGNATURE: &str = "signature";
+
 /// Raw fields of an assignment. Numbers are signed and wide, so that a negative or huge one arrives as what it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offer {

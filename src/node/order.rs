@@ -51,6 +51,8 @@ pub struct Marks {
     pub ending: Option<(Outcome, String)>,
     /// The order to stop it, once there is one. The coordinator's: a task's thread leaves it as it is.
     pub stop: Option<StopOrder>,
+    /// Crashes of the worker while it was there.
+    pub crashes: u32,
 }
 
 /// What a task's thread tells.

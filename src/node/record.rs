@@ -310,6 +310,8 @@ pub enum PieceContent {
         bytes: Vec<u8>,
         /// Whether the stream ends behind them.
         is_last: bool,
+        /// Whether what the master lacks before them is gone.
+        is_after_gap: bool,
     },
 }
 

@@ -159,13 +159,14 @@ pub fn host(sample: &HostSample) -> schema::HostUsage {
 pub fn piece(node_id: &str, piece: &Piece) -> schema::TaskResultRequest {
     let content = match &piece.content {
         PieceContent::Event(content) => schema::task_result_request::Piece::Event(event(&piece.key, content)),
-        PieceContent::Chunk { stream, epoch, offset, bytes, is_last } => {
+        PieceContent::Chunk { stream, epoch, offset, bytes, is_last, is_after_gap } => {
             schema::task_result_request::Piece::Chunk(schema::Chunk {
                 stream: *stream,
                 epoch: *epoch,
                 offset: *offset,
                 data: bytes.clone(),
                 last: *is_last,
+                after_gap: *is_after_gap,
             })
         }
     };

@@ -1,4 +1,5 @@
-//! The node's own key: Ed25519, made at the first start, never leaves the state folder.
+//! Private keys: Ed25519, made at the first start, never leave their folder. The node's own, and that of a master which
+//! signs its assignments.
 
 use std::fmt;
 use std::io;
@@ -7,15 +8,21 @@ use std::path::{Path, PathBuf};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
+use super::signing::{PublicKey, signed_text};
 use crate::sys::private::{PrivateError, write_private};
 
 /// Name of the key's file in the state folder.
 const KEY_FILE: &str = "node.key";
+/// Of a master's key, in the master's folder.
+const SIGNING_KEY_FILE: &str = "signing.key";
 /// What is signed begins with this, so that the signature is good for nothing else.
 const CONTEXT: &[u8] = b"hivemind-register-v1";
 
-/// The key pair. Has no `Debug`.
+/// The node's key pair. Has no `Debug`.
 pub struct NodeKey(Ed25519KeyPair);
+
+/// The key pair with which a master signs. Has no `Debug`.
+pub struct SigningKey(Ed25519KeyPair);
 
 /// Why there is no key.
 #[derive(Debug)]
@@ -33,13 +40,13 @@ pub enum KeyError {
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read(path, _) => write!(f, "can't read the node's key {}", path.display()),
+            Self::Read(path, _) => write!(f, "can't read the key {}", path.display()),
             Self::Content(path) => write!(
                 f,
-                "{} is no Ed25519 key in PKCS #8; move it away to be given a new one, under which the master knows no node yet",
+                "{} is no Ed25519 key in PKCS #8; move it away to be given a new one, which nobody knows yet",
                 path.display()
             ),
-            Self::Write(_) => f.write_str("can't write the node's key"),
+            Self::Write(_) => f.write_str("can't write the key"),
             Self::Random => f.write_str("the system gives no random bytes"),
         }
     }
@@ -61,17 +68,7 @@ impl NodeKey {
     /// # Errors
     /// The file is there and can't be used, or can't be made. A broken one is never replaced.
     pub fn load_or_make(state_dir: &Path) -> Result<Self, KeyError> {
-        let path = state_dir.join(KEY_FILE);
-        let document = match std::fs::read(&path) {
-            Ok(document) => document,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::Random)?;
-                write_private(&path, made.as_ref()).map_err(KeyError::Write)?;
-                made.as_ref().to_vec()
-            }
-            Err(error) => return Err(KeyError::Read(path, error)),
-        };
-        Ed25519KeyPair::from_pkcs8(&document).map(Self).map_err(|_| KeyError::Content(path))
+        load_or_make(state_dir.join(KEY_FILE)).map(Self)
     }
 
     /// 32 bytes.
@@ -84,6 +81,41 @@ impl NodeKey {
         let message = [CONTEXT, nonce, node_id.as_bytes(), self.public()].join(&0);
         self.0.sign(&message).as_ref().to_vec()
     }
+}
+
+impl SigningKey {
+    /// The key of the master's folder; made, 0600 and synced, where there is none.
+    ///
+    /// # Errors
+    /// As [`NodeKey::load_or_make`].
+    pub fn load_or_make(dir: &Path) -> Result<Self, KeyError> {
+        load_or_make(dir.join(SIGNING_KEY_FILE)).map(Self)
+    }
+
+    /// What nodes check with.
+    pub fn public(&self) -> PublicKey {
+        let mut key = PublicKey::default();
+        key.copy_from_slice(self.0.public_key().as_ref());
+        key
+    }
+
+    /// The signature that makes this encoded assignment good for this node.
+    pub fn sign(&self, node_id: &str, assignment: &[u8]) -> Vec<u8> {
+        self.0.sign(&signed_text(node_id, assignment)).as_ref().to_vec()
+    }
+}
+
+fn load_or_make(path: PathBuf) -> Result<Ed25519KeyPair, KeyError> {
+    let document = match std::fs::read(&path) {
+        Ok(document) => document,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::Random)?;
+            write_private(&path, made.as_ref()).map_err(KeyError::Write)?;
+            made.as_ref().to_vec()
+        }
+        Err(error) => return Err(KeyError::Read(path, error)),
+    };
+    Ed25519KeyPair::from_pkcs8(&document).map_err(|_| KeyError::Content(path))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::convert;
 use super::key::NodeKey;
 use super::lane::{Lane, LaneEvent};
 use super::method::{Method, Tally};
+use super::signing::Signing;
 use super::tls::TrustedTime;
 use super::{schema, wire};
 use crate::grpc::{CallError, CallId, Code, Metadata, Processed, Request};
@@ -81,6 +82,8 @@ pub struct Registration {
     pub superseded: Vec<AttemptKey>,
     /// The master's clock, since 1970.
     pub server_time: Option<Duration>,
+    /// With which the master signs its assignments; may be empty.
+    pub signing_key: Vec<u8>,
 }
 
 /// What the master says to a piece.
@@ -152,6 +155,7 @@ pub struct Master {
     session_token: Option<String>,
     calls: BTreeMap<CallId, Kind>,
     clock: Option<Arc<TrustedTime>>,
+    signing: Option<Signing>,
     tally: Arc<Tally>,
 }
 
@@ -166,6 +170,7 @@ impl Master {
             session_token: None,
             calls: BTreeMap::new(),
             clock: None,
+            signing: None,
             tally: Arc::default(),
         }
     }
@@ -173,6 +178,16 @@ impl Master {
     /// Where the master's time is told. Only for a lane with TLS: the time must be the master's own.
     pub fn set_clock(&mut self, clock: Arc<TrustedTime>) {
         self.clock = Some(clock);
+    }
+
+    /// What offers are checked with. Without it none needs a signature.
+    pub fn set_signing(&mut self, signing: Signing) {
+        self.signing = Some(signing);
+    }
+
+    /// The key that a registration told; what the owner should know of it, in words.
+    pub fn learn_signing_key(&mut self, told: &[u8]) -> Result<(), String> {
+        self.signing.as_mut().map_or(Ok(()), |signing| signing.learn(told))
     }
 
     /// Counts into `tally`, which another lane may share.
@@ -351,7 +366,7 @@ impl Master {
                     let method = kind.method();
                     let bytes = result.as_ref().map_or(0, |response| response.body.len());
                     let event = match result {
-                        Ok(response) => read(id, kind, &response.body),
+                        Ok(response) => self.read(id, kind, &response.body),
                         Err(error) => MasterEvent::Failed(id, error, kind.into_piece()),
                     };
                     self.tally.ended(method, bytes, matches!(event, MasterEvent::Reply(..)));
@@ -364,6 +379,37 @@ impl Master {
 }
 
 impl Master {
+    fn read(&self, id: CallId, kind: Kind, body: &[u8]) -> MasterEvent {
+        let (reply, piece) = match kind {
+            Kind::Register => (read_registration(body), None),
+            Kind::Heartbeat => (read_heartbeat(body), None),
+            Kind::Report => (read_report(body), None),
+            Kind::Assign(poll) => (self.read_assignments(poll, body), None),
+            Kind::Cancel => (decode::<schema::TaskCancelResponse>(body).map(|_| Reply::CancelNoted), None),
+            Kind::Submit(piece) => match read_verdict(body) {
+                Ok(verdict) => (Ok(Reply::Submitted { piece, verdict }), None),
+                Err(reason) => (Err(reason), Some(piece)),
+            },
+        };
+        match reply {
+            Ok(reply) => MasterEvent::Reply(id, reply),
+            Err(reason) => MasterEvent::Failed(id, CallError::new(Code::Internal, reason, Processed::Maybe), piece),
+        }
+    }
+
+    fn read_assignments(&self, poll: u64, body: &[u8]) -> Result<Reply, String> {
+        let answer: schema::TaskAssignmentResponse = decode(body)?;
+        let offers = answer.offers.into_iter().take(MAX_ORDERS).map(|offer| {
+            let signed = self
+                .signing
+                .as_ref()
+                .map_or(Ok(()), |signing| signing.check(&self.node_id, &offer.assignment, &offer.signature));
+            let read = signed.and_then(|()| convert::decode_offer(&offer.assignment));
+            (offer.offer_id, read.map(Box::new))
+        });
+        Ok(Reply::Assigned { poll, offers: offers.collect(), orders: orders(&answer.directives, answer.cancellations) })
+    }
+
     fn learn_time(&self, event: &MasterEvent) {
         if let (Some(clock), MasterEvent::Reply(_, Reply::Registered(registration))) = (&self.clock, event)
             && let Some(time) = registration.server_time
@@ -393,24 +439,6 @@ impl Kind {
     }
 }
 
-fn read(id: CallId, kind: Kind, body: &[u8]) -> MasterEvent {
-    let (reply, piece) = match kind {
-        Kind::Register => (read_registration(body), None),
-        Kind::Heartbeat => (read_heartbeat(body), None),
-        Kind::Report => (read_report(body), None),
-        Kind::Assign(poll) => (read_assignments(poll, body), None),
-        Kind::Cancel => (decode::<schema::TaskCancelResponse>(body).map(|_| Reply::CancelNoted), None),
-        Kind::Submit(piece) => match read_verdict(body) {
-            Ok(verdict) => (Ok(Reply::Submitted { piece, verdict }), None),
-            Err(reason) => (Err(reason), Some(piece)),
-        },
-    };
-    match reply {
-        Ok(reply) => MasterEvent::Reply(id, reply),
-        Err(reason) => MasterEvent::Failed(id, CallError::new(Code::Internal, reason, Processed::Maybe), piece),
-    }
-}
-
 fn decode<M: Message + Default>(body: &[u8]) -> Result<M, String> {
     if !wire::has_at_most(body, MAX_ANSWER_FIELDS) {
         return Err(format!("the master's answer has more than {MAX_ANSWER_FIELDS} fields"));
@@ -435,6 +463,7 @@ fn read_registration(body: &[u8]) -> Result<Reply, String> {
         lease: millis(answer.lease_ms, 120_000),
         trust_percent: convert::trust_percent(answer.trust_level),
         superseded: answer.superseded.into_iter().filter_map(|key| convert::key_from(Some(key))).collect(),
+        signing_key: answer.signing_key,
         server_time: (answer.server_time_ms > 0).then(|| Duration::from_millis(answer.server_time_ms)),
     })))
 }
@@ -456,13 +485,6 @@ fn read_heartbeat(body: &[u8]) -> Result<Reply, String> {
         trust_percent: (answer.trust_level != 0).then(|| convert::trust_percent(answer.trust_level)),
         orders: orders(&answer.directives, answer.cancellations),
     })
-}
-
-fn read_assignments(poll: u64, body: &[u8]) -> Result<Reply, String> {
-    let answer: schema::TaskAssignmentResponse = decode(body)?;
-    let offers = answer.offers.into_iter().take(MAX_ORDERS);
-    let offers = offers.map(|offer| (offer.offer_id, convert::decode_offer(&offer.assignment).map(Box::new)));
-    Ok(Reply::Assigned { poll, offers: offers.collect(), orders: orders(&answer.directives, answer.cancellations) })
 }
 
 fn read_verdict(body: &[u8]) -> Result<Verdict, String> {

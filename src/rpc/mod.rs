@@ -10,7 +10,7 @@
 //! | `tls/` | trust, client certificate, time rule, problems in words; both ends |
 //! | `transport`, `socket`, `poll`, `wake` | bytes without waiting, and the one place that waits |
 //! | `server` | the serving end, for standalone mode |
-//! | `key` | the node's key |
+//! | `key`, `signing` | private keys; whether the master has signed an assignment |
 
 pub mod backoff;
 pub mod client;
@@ -27,6 +27,7 @@ mod race;
 mod resolve;
 pub mod schema;
 pub mod server;
+pub mod signing;
 mod socket;
 mod target;
 pub mod tls;

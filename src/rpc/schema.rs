@@ -269,6 +269,8 @@ pub struct NodeRegistrationResponse {
     pub server_time_ms: u64,
     #[prost(message, repeated, tag = "9")]
     pub superseded: ::prost::alloc::vec::Vec<AttemptKey>,
+    #[prost(bytes = "vec", tag = "10")]
+    pub signing_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeartbeatRequest {
@@ -558,6 +560,8 @@ pub struct Chunk {
     pub data: ::prost::alloc::vec::Vec<u8>,
     #[prost(bool, tag = "5")]
     pub last: bool,
+    #[prost(bool, tag = "6")]
+    pub after_gap: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FinalReport {

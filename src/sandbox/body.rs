@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use ring::digest::{SHA256, digest};
 
-use super::naming::{Identity, LABEL_SPEC, hex};
+use super::naming::{Identity, LABEL_SPEC};
 use crate::docker::{
     CreateBody, Healthcheck, HostConfig, HostConfigReadBack, LogConfig, Mount, MountType, RestartPolicy, Ulimit,
     VolumeOptions,
 };
 use crate::node::record::FinalReport;
 use crate::node::spec::{TaskSpec, base_image_name};
+use crate::sys::text::hex;
 
 /// The user of every task. Numeric, so that no image's `/etc/passwd` decides who it is.
 pub const TASK_USER: u32 = 1000;

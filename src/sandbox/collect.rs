@@ -7,10 +7,9 @@ use std::io::{self, Read, Write};
 use ring::digest::{Context, SHA256};
 use tar::{Archive, EntryType};
 
-use super::naming::hex;
 use super::pattern::PathPattern;
 use crate::node::record::{FIRST_OUTPUT, OutputFile};
-use crate::sys::text::printable;
+use crate::sys::text::{hex, printable};
 
 /// Files of one attempt. Each is a file in the spool and a few calls to the master.
 const MAX_FILES: usize = 10_000;

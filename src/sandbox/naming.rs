@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use ring::digest::{SHA256, digest};
 
 use crate::node::id::{AttemptKey, Id};
+use crate::sys::text::hex;
 
 /// Id of the node; for people.
 pub const LABEL_NODE: &str = "hivemind.node";
@@ -64,11 +65,6 @@ pub fn attempt_of(labels: &BTreeMap<String, String>) -> Option<AttemptKey> {
     let task = Id::parse(labels.get(LABEL_TASK)?).ok()?;
     let attempt = labels.get(LABEL_ATTEMPT)?.parse().ok()?;
     Some(AttemptKey { task, attempt })
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

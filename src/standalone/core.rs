@@ -22,6 +22,7 @@ use crate::config::Secret;
 use crate::grpc::Code;
 use crate::node::id::{AttemptKey, Id};
 use crate::node::resources::Resources;
+use crate::rpc::key::SigningKey;
 use crate::rpc::schema;
 
 /// How often ended tasks are looked through for old ones.
@@ -90,6 +91,7 @@ pub struct Core {
     pub(super) polls: Polls,
     pub(super) nodes: BTreeMap<Id, NodeRow>,
     gate: Gate,
+    pub(super) signer: SigningKey,
     terms: Terms,
     next_clean: Duration,
 }
@@ -101,6 +103,7 @@ impl Core {
     /// The folder can't be made or read, or the system has no randomness.
     pub fn open(dir: &Path, terms: Terms, unix_ms: u64) -> io::Result<Self> {
         let (folder, found) = Folder::open(dir)?;
+        let signer = SigningKey::load_or_make(dir).map_err(io::Error::other)?;
         for trouble in &found.troubles {
             log::warn!("standalone master: {trouble}; left as it is");
         }
@@ -109,7 +112,7 @@ impl Core {
         let random = gate.random_bytes().map_err(io::Error::other)?;
         let mut book = Book::new(folder, found.attempts, unix_ms, u64::from_le_bytes(random) >> 1);
         book.clean(Duration::ZERO)?;
-        Ok(Self { book, polls: Polls::default(), nodes: BTreeMap::new(), gate, terms, next_clean: CLEAN_EVERY })
+        Ok(Self { book, polls: Polls::default(), nodes: BTreeMap::new(), gate, signer, terms, next_clean: CLEAN_EVERY })
     }
 
     /// Takes a call: its path, its bearer token, its message.
@@ -194,6 +197,7 @@ impl Core {
             trust_level: schema::TrustLevel::High.into(),
             server_time_ms: self.book.unix_ms(now),
             superseded,
+            signing_key: self.signer.public().to_vec(),
         })
     }
 

@@ -16,7 +16,6 @@ use super::convert;
 use super::core::Core;
 use super::date::date;
 use super::fail::Fail;
-use super::gate::hex;
 use super::parts::{Part, Parts};
 use crate::config::amount;
 use crate::config::taskfile::TaskFile;
@@ -30,6 +29,7 @@ use crate::node::spec::{
 };
 use crate::rpc::Waker;
 use crate::sys::clock::boottime;
+use crate::sys::text::hex;
 
 /// Most that one look at a stream returns.
 pub const MAX_READ_BYTES: usize = 4 << 20;

@@ -27,6 +27,7 @@ use super::gate::PublicKey;
 use super::record::{self, FoundRecord};
 use crate::node::id::{AttemptKey, Id};
 use crate::node::record::Outcome;
+use crate::sys::text::hex;
 
 /// A byte stream of an attempt: number and epoch.
 pub type StreamId = (u32, u64);
@@ -139,7 +140,7 @@ impl Folder {
     /// # Errors
     /// Nothing has changed.
     pub fn put_nodes(&mut self, keys: &BTreeMap<Id, PublicKey>) -> io::Result<()> {
-        let text: BTreeMap<&Id, String> = keys.iter().map(|(id, key)| (id, super::gate::hex(key))).collect();
+        let text: BTreeMap<&Id, String> = keys.iter().map(|(id, key)| (id, hex(key))).collect();
         let json = serde_json::to_vec_pretty(&text)?;
         self.replace(&self.root.join("nodes.json"), &json)
     }
@@ -250,6 +251,9 @@ impl Folder {
         let is_new = !path.exists();
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         file.write_all_at(bytes, at)?;
+        if bytes.is_empty() && file.metadata()?.len() < at {
+            file.set_len(at)?;
+        }
         self.sync(&file)?;
         match path.parent() {
             Some(parent) if is_new => self.sync_folder(parent),

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::folder::{Found, FoundAttempt, StreamId, cut_record, remove_tree};
 use super::gate::PublicKey;
 use crate::node::id::{AttemptKey, Id};
+use crate::sys::text::from_hex;
 
 /// Reads all of it.
 ///
@@ -92,18 +93,7 @@ fn read_streams(folder: &Path) -> io::Result<Streams> {
 
 fn parse_nodes(json: &[u8]) -> Option<BTreeMap<Id, PublicKey>> {
     let texts: BTreeMap<Id, String> = serde_json::from_slice(json).ok()?;
-    texts.into_iter().map(|(id, text)| Some((id, parse_key(&text)?))).collect()
-}
-
-fn parse_key(text: &str) -> Option<PublicKey> {
-    let mut key = PublicKey::default();
-    if text.len() != key.len() * 2 || !text.is_ascii() {
-        return None;
-    }
-    for (index, byte) in key.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(index * 2..index * 2 + 2)?, 16).ok()?;
-    }
-    Some(key)
+    texts.into_iter().map(|(id, text)| Some((id, from_hex(&text)?))).collect()
 }
 
 /// Names in a folder; one that is no text can't be ours.

@@ -11,6 +11,7 @@ use super::fail::Fail;
 use crate::grpc::Code;
 use crate::node::id::Id;
 use crate::rpc::schema::{NodeRegistrationRequest, RegistrationProof};
+use crate::sys::text::hex;
 
 /// How long a session lasts.
 pub const SESSION_LIFE: Duration = Duration::from_secs(24 * 3_600);
@@ -203,16 +204,6 @@ impl Gate {
 /// What a node signs to prove that it has its key.
 pub fn proof_text(nonce: &[u8], node_id: &str, public_key: &[u8]) -> Vec<u8> {
     [PROOF_CONTEXT, nonce, node_id.as_bytes(), public_key].join(&0)
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn hash(bytes: &[u8]) -> Digest {

@@ -22,6 +22,7 @@ use crate::node::id::AttemptKey;
 use crate::node::spec::SpecDefaults;
 use crate::rpc::schema::Assignment;
 use crate::rpc::server::{Server, ServerCallId, ServerEvent};
+use crate::rpc::signing::PublicKey;
 use crate::sys::clock::boottime;
 
 const STACK_BYTES: usize = 1 << 20;
@@ -54,6 +55,7 @@ impl MasterConfig {
 /// A running small master. Dropping it stops it.
 pub struct Master {
     address: SocketAddr,
+    signing_key: PublicKey,
     desk: Desk,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -69,6 +71,7 @@ impl Master {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
         let core = Core::open(&config.dir, config.terms, unix_ms)?;
+        let signing_key = core.signer.public();
         let server = Server::bind(config.listen)?;
         let address = server.local_addr()?;
         let shared = Arc::new(Shared::new(core, started));
@@ -76,7 +79,7 @@ impl Master {
         let stop = Arc::new(AtomicBool::new(false));
         let worker = Worker { server, shared, stop: Arc::clone(&stop), held: BTreeMap::new() };
         let thread = Builder::new().name("master".to_owned()).stack_size(STACK_BYTES).spawn(|| worker.run())?;
-        Ok(Self { address, desk, stop, thread: Some(thread) })
+        Ok(Self { address, signing_key, desk, stop, thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -87,6 +90,11 @@ impl Master {
     /// What a node takes as `MASTER_NODE_URL`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// With which its assignments are signed.
+    pub fn signing_key(&self) -> PublicKey {
+        self.signing_key
     }
 
     /// Submit, watch, read, fetch and cancel.

@@ -83,23 +83,26 @@ impl Book {
             return Ok(Answer::Refused(format!("the contract has no stream {}", chunk.stream)));
         }
         let stream = attempt.streams.get(&id).copied().unwrap_or_default();
-        let known = stream.bytes.checked_sub(chunk.offset).map(usize::try_from);
-        let more = match known {
+        // What is lost for good is zeros here: so every other byte stays where the node says that it is.
+        let gap = chunk.offset.saturating_sub(stream.bytes);
+        if gap > 0 && !chunk.after_gap {
             // A hole: the answer says where to go on.
-            None => return Ok(Answer::ChunkDurable(stream.bytes)),
-            Some(known) => known.ok().and_then(|known| chunk.data.get(known..)).unwrap_or_default(),
-        };
-        // Nothing new; but the first piece of a stream makes it, also where the stream is empty.
-        if more.is_empty() && attempt.streams.contains_key(&id) {
             return Ok(Answer::ChunkDurable(stream.bytes));
         }
-        let over = attempt.over_limit(id, more.len() as u64);
+        let known = usize::try_from(stream.bytes.saturating_sub(chunk.offset));
+        let more = known.ok().and_then(|known| chunk.data.get(known..)).unwrap_or_default();
+        // Nothing new; but the first piece of a stream makes it, also where the stream is empty.
+        if more.is_empty() && gap == 0 && attempt.streams.contains_key(&id) {
+            return Ok(Answer::ChunkDurable(stream.bytes));
+        }
+        let at = stream.bytes.saturating_add(gap);
+        let over = attempt.over_limit(id, gap.saturating_add(more.len() as u64));
         if stream.is_refused || over.is_some() {
             let reason = over.unwrap_or_else(|| "the stream was ended by a limit".to_owned());
             return self.refuse_stream(key, id, stream.is_refused, reason);
         }
-        self.folder.append_stream(key, id, stream.bytes, more)?;
-        let bytes = stream.bytes.saturating_add(more.len() as u64);
+        self.folder.append_stream(key, id, at, more)?;
+        let bytes = at.saturating_add(more.len() as u64);
         self.change(key, |attempt| attempt.streams.entry(id).or_default().bytes = bytes);
         Ok(Answer::ChunkDurable(bytes))
     }

@@ -124,7 +124,10 @@ impl Core {
         let mut offers = Vec::new();
         for (key, offer_id) in picked {
             match self.book.folder.assignment(&key) {
-                Ok(assignment) => offers.push(schema::Offer { offer_id, assignment, signature: Vec::new() }),
+                Ok(assignment) => {
+                    let signature = self.signer.sign(poll.node.as_str(), &assignment);
+                    offers.push(schema::Offer { offer_id, assignment, signature });
+                }
                 Err(error) => {
                     let reason = format!("the master can't read the assignment any more: {error}");
                     self.book.end(&key, Outcome::Rejected, &reason, now)?;

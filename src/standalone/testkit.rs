@@ -215,7 +215,7 @@ impl Rig {
     }
 
     pub fn chunk(&mut self, task: &str, stream: u32, epoch: u64, offset: u64, data: &[u8]) -> Result<Answer, Fail> {
-        let chunk = Chunk { stream, epoch, offset, data: data.to_vec(), last: false };
+        let chunk = Chunk { stream, epoch, offset, data: data.to_vec(), last: false, after_gap: false };
         self.piece(task, Piece::Chunk(chunk))
     }
 

@@ -24,7 +24,7 @@ fn sound(rig: &mut Rig) -> Vec<(&'static str, Vec<u8>)> {
         ..FinalReport::default()
     };
     let event = Event { number: 1, time_ms: u64::MAX, kind: Some(event::Kind::FinalReport(report)) };
-    let chunk = Chunk { stream: 1, epoch: u64::MAX, offset: 0, data: vec![7; 9], last: true };
+    let chunk = Chunk { stream: 1, epoch: u64::MAX, offset: 0, data: vec![7; 9], last: true, after_gap: false };
     let piece = |piece| TaskResultRequest { node_id: node_id.clone(), key: key_message("a"), piece: Some(piece) };
     let mut poll = rig.poll_request(&[1, u64::MAX], 0);
     poll.refused = vec![Refusal { offer_id: 1, code: "x".to_owned(), reason: "y".to_owned() }];

@@ -94,10 +94,33 @@ fn appends_chunks_where_they_belong() {
 }
 
 #[test]
+fn a_gap_that_is_told_is_zeros_within_the_limit_and_a_hole_is_asked_for() {
+    let mut rig = Rig::new();
+    rig.placed("a");
+    let after_gap =
+        |offset, data: &[u8]| Chunk { stream: 1, epoch: 1, offset, data: data.to_vec(), last: false, after_gap: true };
+    assert_eq!(rig.chunk("a", 1, 1, 0, b"one"), stored(3));
+    assert_eq!(rig.chunk("a", 1, 1, 6, b"two"), stored(3));
+    assert_eq!(rig.piece("a", Piece::Chunk(after_gap(6, b"two"))), stored(9));
+    // Again, and where there is no gap.
+    assert_eq!(rig.piece("a", Piece::Chunk(after_gap(6, b"two!"))), stored(10));
+    // An end behind a gap.
+    assert_eq!(rig.piece("a", Piece::Chunk(Chunk { last: true, ..after_gap(12, b"") })), stored(12));
+    for _ in 0..2 {
+        assert_eq!(content(&rig, "a", 1, 1), b"one\0\0\0two!\0\0");
+        assert_eq!(rig.attempt("a", 1).stream_bytes(1), 12);
+        rig.restart_and_register();
+    }
+    let far = rig.piece("a", Piece::Chunk(after_gap(u64::MAX - 1, b"x")));
+    assert!(matches!(far, Ok(Answer::Refused(_))), "{far:?}");
+    assert_eq!(content(&rig, "a", 1, 1).len(), 12);
+}
+
+#[test]
 fn an_empty_stream_exists_once_its_end_came() {
     let mut rig = Rig::new();
     rig.placed("a");
-    let chunk = Chunk { stream: 16, epoch: 1, offset: 0, data: vec![], last: true };
+    let chunk = Chunk { stream: 16, epoch: 1, offset: 0, data: vec![], last: true, after_gap: false };
     assert_eq!(rig.piece("a", Piece::Chunk(chunk)), stored(0));
     assert_eq!(content(&rig, "a", 16, 1), b"");
 }

@@ -41,6 +41,7 @@ pub(super) struct Duty {
     pub(super) image: String,
     /// Of the assignment.
     pub(super) digest: [u8; 32],
+    pub(super) priority: u8,
     pub(super) state: State,
 }
 
@@ -53,6 +54,7 @@ impl Duty {
             owner: spec.owner.clone(),
             image: spec.image.to_string(),
             digest: spec.digest,
+            priority: spec.priority,
             state: State { phase: Phase::Received, marks: Marks::default(), last_event: 0, acked_event: 0, end: None },
         }
     }

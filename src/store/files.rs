@@ -149,15 +149,11 @@ pub(super) fn checksum(domain: &str, bytes: &[u8]) -> Digest {
     digest(&SHA256, &all)
 }
 
-/// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::Folder;
     use super::*;
+    use crate::sys::text::hex;
 
     #[test]
     fn replaces_a_file_whole_and_private() {

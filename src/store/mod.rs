@@ -60,13 +60,16 @@ pub struct StoreConfig {
     /// Bytes of standard output and standard error that are kept of an attempt, sent or not. What comes beyond is
     /// dropped and counted.
     pub log_budget_bytes: u64,
+    /// Bytes of these that wait for the master, of all attempts together. Beyond, the oldest of the least important
+    /// attempts are dropped, and the gap is told.
+    pub waiting_logs_bytes: u64,
     /// Disk that is set aside, so that what is running can be finished when the disk is full.
     pub reserve_bytes: u64,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { log_budget_bytes: 64 << 20, reserve_bytes: 16 << 20 }
+        Self { log_budget_bytes: 64 << 20, waiting_logs_bytes: 1 << 30, reserve_bytes: 16 << 20 }
     }
 }
 
@@ -177,7 +180,7 @@ impl Store {
         let opened = open::open(dir, &config)?;
         let (sender, receiver) = bounded(INBOX);
         let [for_outbox, for_queries] = opened.readers;
-        let outbox = Outbox::new(opened.queue, for_outbox, opened.spool, sender.clone());
+        let outbox = Outbox::new(opened.queue, for_outbox, opened.spool, sender.clone(), config.waiting_logs_bytes);
         let thread = Thread {
             connection: opened.connection,
             outbox: outbox.clone(),

@@ -51,16 +51,25 @@ struct Shared {
     reader: Mutex<Connection>,
     spool: Spool,
     store: Sender<Message>,
+    /// Bytes of logs that wait for the master, of all attempts together.
+    waiting_logs_bytes: u64,
 }
 
 impl Outbox {
-    pub(super) fn new(queue: Queue, reader: Connection, spool: Spool, store: Sender<Message>) -> Self {
+    pub(super) fn new(
+        queue: Queue,
+        reader: Connection,
+        spool: Spool,
+        store: Sender<Message>,
+        waiting_logs_bytes: u64,
+    ) -> Self {
         Self(Arc::new(Shared {
             queue: Mutex::new(queue),
             waker: Mutex::new(None),
             reader: Mutex::new(reader),
             spool,
             store,
+            waiting_logs_bytes,
         }))
     }
 
@@ -87,7 +96,7 @@ impl Outbox {
                         return None;
                     }
                 },
-                Pick::Chunk { key, segment, offset, len, is_last } => {
+                Pick::Chunk { key, segment, offset, len, is_last, is_after_gap } => {
                     let name = (segment.stream, segment.epoch);
                     let count = usize::try_from(len).unwrap_or(usize::MAX);
                     let read = match count {
@@ -105,6 +114,7 @@ impl Outbox {
                                 offset,
                                 bytes,
                                 is_last,
+                                is_after_gap,
                             };
                             return Some(Piece { key, content });
                         }
@@ -196,7 +206,7 @@ impl Outbox {
         let text = format!("bytes {offset} to {end} of stream {stream}, epoch {epoch}: the piece {why}");
         log::error!("{key}: {text}");
         let mut queue = self.queue();
-        queue.acked_stream(key, name, end);
+        queue.gave_up(key, name, end);
         queue.note(key, text);
         drop(queue);
         self.tell_store(Urgency::Now);
@@ -258,6 +268,13 @@ impl Outbox {
         }
         stream.has_writer = true;
         Ok(stream.written)
+    }
+
+    /// Drops the oldest logs of the least important attempts where too many wait for the master.
+    pub(super) fn make_room_for_logs(&self) {
+        if self.queue().drop_logs(self.0.waiting_logs_bytes) {
+            self.tell_store(Urgency::Now);
+        }
     }
 
     pub(super) fn begin_segment(&self, key: &AttemptKey, name: StreamKey, offset: u64) {

@@ -49,6 +49,8 @@ pub(super) struct Entry {
     finished: u64,
     served: u64,
     refusals: u32,
+    /// Of the task: logs of the least important go first.
+    priority: u8,
 }
 
 /// A stream's part of the queue.
@@ -66,6 +68,16 @@ pub(super) struct Stream {
     flight: Option<Flight>,
     /// The largest end that was ever on its way: the master can't have more.
     offered: u64,
+    /// The bytes from here to `ack` are not at the master, and gone here.
+    gap: Option<Gap>,
+    /// Up to here the record says already what is missing.
+    told: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    from: u64,
+    why: &'static str,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +90,7 @@ struct Flight {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pick {
     Event { key: AttemptKey, id: i64, number: u64 },
-    Chunk { key: AttemptKey, segment: Segment, offset: u64, len: u64, is_last: bool },
+    Chunk { key: AttemptKey, segment: Segment, offset: u64, len: u64, is_last: bool, is_after_gap: bool },
 }
 
 /// Acknowledgements that the store is to note.
@@ -114,6 +126,24 @@ impl Stream {
 
     fn is_done(&self) -> bool {
         self.is_closed && self.ack.is_done
+    }
+
+    fn waiting(&self) -> u64 {
+        self.written.saturating_sub(self.ack.acked)
+    }
+
+    /// Where the oldest segment ends that the master lacks and that nobody writes or sends.
+    fn droppable(&self) -> Option<u64> {
+        let (start, end) = self.segment_at(self.ack.acked)?;
+        let is_written = !self.is_closed && self.segments.back() == Some(&start);
+        (self.flight.is_none() && !is_written && end > self.ack.acked).then_some(end)
+    }
+
+    /// The bytes up to `end` are gone.
+    fn lose(&mut self, end: u64, why: &'static str) {
+        self.gap.get_or_insert(Gap { from: self.ack.acked, why });
+        self.ack.acked = self.ack.acked.max(end);
+        self.offered = self.offered.max(end);
     }
 
     /// The segment that holds `offset`, and where its bytes end.
@@ -160,6 +190,10 @@ impl Entry {
         Self { id, last_event, acked_event, streams, ..Self::default() }
     }
 
+    pub(super) fn with_priority(self, priority: u8) -> Self {
+        Self { priority, ..self }
+    }
+
     /// Class, order within it, and when it was served last: the smallest goes first.
     fn rank(&self) -> Option<(u8, u64, u64)> {
         if !self.is_event_in_flight && self.acked_event < self.last_event {
@@ -177,6 +211,21 @@ impl Entry {
 
     fn is_over(&self) -> bool {
         self.finished != 0 && self.acked_event >= self.last_event && self.are_streams_done()
+    }
+
+    /// Bytes of logs that the master does not have.
+    fn waiting_logs(&self) -> u64 {
+        let logs = self.streams.range(..(FIRST_OUTPUT, 0));
+        logs.fold(0, |sum, (_, stream)| sum.saturating_add(stream.waiting()))
+    }
+
+    /// Drops a segment of the log of which most waits; how many bytes that were.
+    fn drop_log(&mut self) -> Option<u64> {
+        let logs = self.streams.range_mut(..(FIRST_OUTPUT, 0)).filter(|(_, stream)| stream.droppable().is_some());
+        let (_, stream) = logs.max_by_key(|(_, stream)| stream.waiting())?;
+        let (from, end) = (stream.ack.acked, stream.droppable()?);
+        stream.lose(end, "were dropped, since too many logs waited for the master");
+        Some(end - from)
     }
 
     /// Bytes of logs so far, sent or not.
@@ -252,6 +301,7 @@ impl Queue {
             offset,
             len,
             is_last: flight.is_last,
+            is_after_gap: stream.gap.is_some(),
         })
     }
 
@@ -272,11 +322,49 @@ impl Queue {
     /// The master has the stream's bytes up to `offset`. Tells whether that is news.
     pub(super) fn acked_stream(&mut self, key: &AttemptKey, name: StreamKey, offset: u64) -> bool {
         let Some(stream) = self.stream(key, name) else { return false };
+        let before = stream.ack.acked;
+        if offset < before {
+            // What it lacks is gone: it must be told so, or it would ask for it for ever.
+            stream.flight = None;
+            let is_news = stream.gap.is_none();
+            stream.gap.get_or_insert(Gap { from: offset, why: "are gone at the node, and the master lacks them" });
+            return is_news;
+        }
         let moved = stream.advance(offset);
         if moved {
+            let gap = stream.gap.take().filter(|_| before > stream.told);
             self.dirty.insert(key.clone());
+            if let Some(Gap { from, why }) = gap {
+                let (number, epoch) = name;
+                self.note(key, format!("bytes {from} to {before} of stream {number}, epoch {epoch}, {why}"));
+            }
         }
         moved
+    }
+
+    /// The piece that is on its way will never arrive, which the record says already.
+    pub(super) fn gave_up(&mut self, key: &AttemptKey, name: StreamKey, end: u64) {
+        let Some(stream) = self.stream(key, name) else { return };
+        stream.told = stream.told.max(end);
+        stream.advance(end);
+        self.dirty.insert(key.clone());
+    }
+
+    /// Drops the oldest logs of the least important attempts until at most so many bytes of them wait. Tells whether
+    /// there were any. What is being written or sent stays, so it may be a few segments more.
+    pub(super) fn drop_logs(&mut self, budget: u64) -> bool {
+        let mut waiting = self.attempts.values().fold(0u64, |sum, entry| sum.saturating_add(entry.waiting_logs()));
+        let mut has_dropped = false;
+        while waiting > budget {
+            let mut by_rank: Vec<_> = self.attempts.iter_mut().collect();
+            by_rank.sort_by_key(|(_, entry)| (entry.priority, u64::MAX - entry.waiting_logs()));
+            let dropped = by_rank.into_iter().find_map(|(key, entry)| Some((key.clone(), entry.drop_log()?)));
+            let Some((key, bytes)) = dropped else { break };
+            waiting = waiting.saturating_sub(bytes);
+            has_dropped = true;
+            self.dirty.insert(key);
+        }
+        has_dropped
     }
 
     /// The event is to be offered again.
@@ -395,84 +483,4 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::testing::key;
-    use super::*;
-
-    /// One attempt with a closed stream of `written` bytes in one segment.
-    fn queue(written: u64) -> Queue {
-        let mut queue = Queue::default();
-        queue.insert(key("sum", 1), Entry::new(1, 0, 0, BTreeMap::new()));
-        let stream = queue.stream_or_new(&key("sum", 1), (1, 1)).unwrap();
-        stream.segments.push_back(0);
-        stream.written = written;
-        stream.is_closed = true;
-        queue
-    }
-
-    fn chunk(pick: Option<Pick>) -> Option<(u64, u64, bool)> {
-        match pick? {
-            Pick::Chunk { offset, len, is_last, .. } => Some((offset, len, is_last)),
-            Pick::Event { .. } => None,
-        }
-    }
-
-    #[test]
-    fn an_empty_end_waits_for_the_bytes_before_it() {
-        let key = key("sum", 1);
-        let mut queue = queue(10);
-        queue.stream(&key, (1, 1)).unwrap().is_closed = false;
-        assert_eq!(chunk(queue.select(100)), Some((0, 10, false)));
-        queue.stream(&key, (1, 1)).unwrap().is_closed = true;
-        assert_eq!(queue.select(100), None);
-        assert!(queue.acked_stream(&key, (1, 1), 10));
-        assert_eq!(chunk(queue.select(100)), Some((10, 0, true)));
-        // A late answer to the bytes is no answer to the end.
-        assert!(!queue.acked_stream(&key, (1, 1), 5));
-        assert_eq!(chunk(queue.select(100)), Some((10, 0, true)));
-        assert!(queue.acked_stream(&key, (1, 1), 10));
-        assert_eq!(queue.select(100), None);
-        assert!(queue.take_acks()[0].are_streams_done);
-    }
-
-    #[test]
-    fn an_acknowledgement_below_the_end_rewinds_and_one_beyond_it_is_cut() {
-        let key = key("sum", 1);
-        let mut queue = queue(10);
-        assert_eq!(chunk(queue.select(6)), Some((0, 6, false)));
-        assert!(queue.acked_stream(&key, (1, 1), 2));
-        assert_eq!(chunk(queue.select(6)), Some((2, 6, false)));
-        assert!(queue.acked_stream(&key, (1, 1), u64::MAX));
-        assert_eq!(chunk(queue.select(6)), Some((8, 2, true)));
-        // What was offered once may have arrived, though its call failed.
-        queue.rewind_all();
-        assert!(queue.acked_stream(&key, (1, 1), 10));
-        assert_eq!(chunk(queue.select(6)), Some((10, 0, true)));
-        assert_eq!(queue.pending(), (0, 0));
-    }
-
-    #[test]
-    fn segments_go_only_when_their_acknowledgement_is_noted() {
-        let key = key("sum", 1);
-        let mut queue = queue(10);
-        queue.select(100);
-        queue.acked_stream(&key, (1, 1), 10);
-        let acks = queue.take_acks();
-        queue.put_back(&acks);
-        assert_eq!(queue.stream(&key, (1, 1)).unwrap().segments.len(), 1);
-        let acks = queue.take_acks();
-        assert_eq!(queue.noted(&acks).len(), 1);
-        assert!(queue.take_acks().is_empty());
-    }
-
-    #[test]
-    fn notes_of_refusals_are_bounded() {
-        let mut queue = queue(0);
-        for _ in 0..100 {
-            queue.note(&key("sum", 1), "refused".to_owned());
-        }
-        let notes = queue.take_notes();
-        assert_eq!(notes.len(), 16);
-        assert!(notes[15].1.contains("more"));
-    }
-}
+mod tests;

@@ -206,7 +206,7 @@ impl Rebuild<'_> {
         {
             log::warn!("in the folder of {}: {error}", spec.key);
         }
-        let entry = Entry::new(id, duty.state.last_event, duty.state.acked_event, streams);
+        let entry = Entry::new(id, duty.state.last_event, duty.state.acked_event, streams).with_priority(spec.priority);
         self.result.queue.insert(spec.key.clone(), entry);
         self.result.attempts.push(RecoveredAttempt {
             phase: duty.state.phase,

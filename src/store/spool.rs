@@ -22,6 +22,7 @@ use super::files;
 use crate::node::id::AttemptKey;
 use crate::node::record::Event;
 use crate::node::spec::TaskSpec;
+use crate::sys::text::hex;
 
 const MANIFEST: &str = "manifest.json";
 const INPUTS: &str = "inputs.tar";
@@ -37,7 +38,7 @@ const DAMAGED: &str = "damaged";
 /// A folder's name: the first 32 hex digits of SHA-256 of `task#attempt`.
 pub(super) fn stem(key: &AttemptKey) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, key.to_string().as_bytes());
-    files::hex(digest.as_ref().get(..16).unwrap_or_default())
+    hex(digest.as_ref().get(..16).unwrap_or_default())
 }
 
 /// A segment file: bytes of a stream from an offset on.
@@ -150,7 +151,7 @@ impl Spool {
         let mut lines = String::new();
         for event in events {
             let text = serde_json::to_string(event).map_err(io::Error::other)?;
-            let sum = files::hex(files::checksum("event", text.as_bytes()).as_ref());
+            let sum = hex(files::checksum("event", text.as_bytes()).as_ref());
             lines.push_str(&format!("{sum} {text}\n"));
         }
         files::open_append(&self.folder(key).join(EVENTS))?.write_all(lines.as_bytes())
@@ -265,7 +266,7 @@ impl Spool {
 
 /// Over the JSON as a value, whose text doesn't depend on the fields that this version knows.
 fn manifest_sum(task: &Value) -> String {
-    files::hex(files::checksum("manifest", task.to_string().as_bytes()).as_ref())
+    hex(files::checksum("manifest", task.to_string().as_bytes()).as_ref())
 }
 
 fn read_manifest(folder: &Path, stem_of_folder: &str) -> io::Result<Option<TaskSpec>> {
@@ -288,7 +289,7 @@ fn read_manifest(folder: &Path, stem_of_folder: &str) -> io::Result<Option<TaskS
 fn parse_event(line: &[u8]) -> Option<Event> {
     let line = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
     let (sum, text) = line.split_once(' ')?;
-    let is_good = files::hex(files::checksum("event", text.as_bytes()).as_ref()) == sum;
+    let is_good = hex(files::checksum("event", text.as_bytes()).as_ref()) == sum;
     is_good.then(|| serde_json::from_str(text).ok()).flatten()
 }
 

@@ -139,6 +139,9 @@ impl StreamWriter {
     }
 
     fn begin_segment(&mut self) -> io::Result<()> {
+        if self.budget.is_some() {
+            self.outbox.make_room_for_logs();
+        }
         self.file = None;
         self.segment = self.written;
         let segment = Segment { stream: self.name.0, epoch: self.name.1, offset: self.written };

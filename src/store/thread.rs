@@ -287,7 +287,7 @@ impl Thread {
         let mut queue = self.outbox.queue();
         for key in &draft.taken {
             if let Some(Some(duty)) = draft.duties.get(key) {
-                queue.insert(key.clone(), Entry::new(duty.id, 0, 0, BTreeMap::new()));
+                queue.insert(key.clone(), Entry::new(duty.id, 0, 0, BTreeMap::new()).with_priority(duty.priority));
             }
         }
         for (key, events) in &draft.recorded {

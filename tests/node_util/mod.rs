@@ -160,6 +160,11 @@ impl Scene {
         self.master_address.unwrap()
     }
 
+    /// With which the master signs.
+    pub fn signing_key(&self) -> [u8; 32] {
+        self.master.as_ref().unwrap().signing_key()
+    }
+
     /// The master's desk.
     pub fn desk(&self) -> Desk {
         self.master.as_ref().unwrap().desk()
