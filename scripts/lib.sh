@@ -119,6 +119,18 @@ tonic_peer() {
     echo "$folder/release/tonic-peer"
 }
 
+# A proxy for the tests, which start it themselves: as a service it would take port 80.
+ensure_nginx() {
+    PATH=$PATH:/usr/sbin
+    command -v nginx >/dev/null && return 0
+    need_packages nginx-light
+    if [ -d /run/systemd/system ]; then
+        need_root systemctl disable --now --quiet nginx
+    else
+        need_root service nginx stop >&2 || true
+    fi
+}
+
 # ---- the engine
 #
 # HIVEMIND_ENGINE_DIR names a folder for an engine of one's own, apart from the machine's;

@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$ROOT"
 
 # The long parts: each name is a function part_NAME below.
-PARTS=(demo store soak simulation)
+PARTS=(demo store soak simulation faults)
 
 DONE=()
 FAILED=()
@@ -66,6 +66,9 @@ part_simulation() {
     HM_SIM_SEEDS=${HM_SIM_SEEDS:-1000000} cargo test --locked --release --test simulation
 }
 
+# The fault matrix with its long campaigns.
+part_faults() { bash scripts/faults.sh --full; }
+
 run_parts() {
     local name
     for name in "$@"; do
@@ -87,18 +90,6 @@ scripts_parse() {
 fuzz_targets_compile() {
     need_command g++ g++
     cargo check --locked --manifest-path tests/fuzz/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-$ROOT/target}/fuzz"
-}
-
-# A proxy for the tests, which start it themselves: as a service it would take port 80.
-ensure_nginx() {
-    PATH=$PATH:/usr/sbin
-    command -v nginx >/dev/null && return 0
-    need_packages nginx-light
-    if [ -d /run/systemd/system ]; then
-        need_root systemctl disable --now --quiet nginx
-    else
-        need_root service nginx stop >&2 || true
-    fi
 }
 
 case ${1:-} in

@@ -17,6 +17,7 @@ use crate::node::resources::Resources;
 use crate::node::snapshot::Snapshot;
 use crate::rpc::master::{Master, MasterEvent, Orders, Registration, Reply};
 use crate::sys::clock::boottime;
+use crate::sys::failpoint::{self, FailPoint};
 use crate::sys::text::printable;
 use crate::sys::time::unix_ms;
 use crate::sys::watch::Watch;
@@ -277,7 +278,12 @@ impl SessionThread {
         match event {
             MasterEvent::Connected => self.handle_connected(),
             MasterEvent::Disconnected(reason) => self.handle_lost(&reason),
-            MasterEvent::Reply(_, reply) => self.handle_reply(reply),
+            MasterEvent::Reply(call, reply) => {
+                if matches!(self.poll, Poll::Open { call: poll, .. } if call > poll) && !self.taken.is_empty() {
+                    failpoint::pass(FailPoint::Confirmed);
+                }
+                self.handle_reply(reply);
+            }
             MasterEvent::Failed(call, error, _) => self.handle_failure(call, &error),
             MasterEvent::Woken | MasterEvent::TimedOut => {}
         }
@@ -329,6 +335,7 @@ impl SessionThread {
                 if offers.is_empty() {
                     self.poll = Poll::None { due: boottime() + POLL_PAUSE };
                 } else {
+                    failpoint::pass(FailPoint::AnswerRead);
                     self.poll = Poll::Deciding { number: poll };
                     self.tell(Event::Offers { poll, offers });
                 }

@@ -9,12 +9,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::grpc::{CallError, CallId, Code};
-use crate::node::record::{Piece, PieceContent};
+use crate::node::record::{EventKind, Piece, PieceContent};
 use crate::rpc::backoff::Urgency;
 use crate::rpc::master::{Master, MasterEvent, Reply, Verdict};
 use crate::session::{self, Session};
 use crate::store::{Ack, Outbox};
 use crate::sys::clock::boottime;
+use crate::sys::failpoint::{self, FailPoint};
 use crate::sys::text::printable;
 use crate::sys::watch::Watch;
 
@@ -136,6 +137,7 @@ impl SubmitThread {
         }
         while self.sent.len() < MAX_CALLS {
             let Some(piece) = self.parts.outbox.next_piece(self.chunk) else { return };
+            pass_if_final(&piece, FailPoint::Collected);
             let bytes = match &piece.content {
                 PieceContent::Event(_) => 0,
                 PieceContent::Chunk { bytes, .. } => bytes.len(),
@@ -148,6 +150,7 @@ impl SubmitThread {
     fn handle(&mut self, event: MasterEvent) {
         match event {
             MasterEvent::Reply(call, Reply::Submitted { piece, verdict }) => {
+                pass_if_final(&piece, FailPoint::Submitted);
                 self.measure(call);
                 if self.settle(&piece, verdict) {
                     self.pause = FIRST_PAUSE;
@@ -230,5 +233,11 @@ impl SubmitThread {
                 self.back_off();
             }
         }
+    }
+}
+
+fn pass_if_final(piece: &Piece, point: FailPoint) {
+    if matches!(&piece.content, PieceContent::Event(event) if matches!(event.kind, EventKind::Final(_))) {
+        failpoint::pass(point);
     }
 }

@@ -2,17 +2,17 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+mod registry_util;
+
+use std::io::Write;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hivemind_worker::docker::{Change, Docker, DockerHost, Error, NodeTimeouts, RegistryAuth, Stop};
+use registry_util::{Content, Registry, digest, whole};
 
 const IDLE: Duration = Duration::from_secs(60);
-const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 fn engine() -> Docker {
     let host =
@@ -24,147 +24,10 @@ fn engine() -> Docker {
     docker
 }
 
-fn digest(bytes: &[u8]) -> String {
-    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
-    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
-}
-
-/// What the registry has: one image of one layer.
-struct Content {
-    layer: Vec<u8>,
-    config: Vec<u8>,
-    manifest: Vec<u8>,
-}
-
-impl Content {
-    /// The engine keeps layers by digest, so each test makes its own.
-    fn new(text: &str) -> Content {
-        let mut tar = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_size(text.len() as u64);
-        header.set_mode(0o644);
-        header.set_cksum();
-        tar.append_data(&mut header, "file", text.as_bytes()).unwrap();
-        let layer = tar.into_inner().unwrap();
-        let config = serde_json::json!({
-            "architecture": "amd64", "os": "linux", "config": { "User": "1000", "Env": ["A=b"] },
-            "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
-        });
-        let config = config.to_string().into_bytes();
-        let manifest = serde_json::json!({
-            "schemaVersion": 2, "mediaType": MANIFEST,
-            "config": {
-                "mediaType": "application/vnd.docker.container.image.v1+json",
-                "size": config.len(), "digest": digest(&config),
-            },
-            "layers": [{
-                "mediaType": "application/vnd.docker.image.rootfs.diff.tar",
-                "size": layer.len(), "digest": digest(&layer),
-            }],
-        });
-        Content { manifest: manifest.to_string().into_bytes(), layer, config }
-    }
-}
-
-/// Sends the layer, or does something else.
-type OnLayer = dyn Fn(&[u8], &mut TcpStream) + Send + Sync;
-
-/// Answers one request; the layer is up to the test.
-struct Registry {
-    content: Content,
-    /// `Basic ...` that is asked for.
-    password: Option<&'static str>,
-    on_layer: Box<OnLayer>,
-    seen: Mutex<Vec<String>>,
-    port: AtomicU16,
-}
-
-impl Registry {
-    fn serve(
-        text: &str,
-        password: Option<&'static str>,
-        on_layer: impl Fn(&[u8], &mut TcpStream) + Send + Sync + 'static,
-    ) -> Arc<Registry> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let registry = Arc::new(Registry {
-            content: Content::new(text),
-            password,
-            on_layer: Box::new(on_layer),
-            seen: Mutex::default(),
-            port: AtomicU16::new(listener.local_addr().unwrap().port()),
-        });
-        let server = Arc::clone(&registry);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let server = Arc::clone(&server);
-                thread::spawn(move || server.answer(stream.unwrap()));
-            }
-        });
-        registry
-    }
-
-    fn name(&self) -> String {
-        format!("127.0.0.1:{}/hivemind-test-pull", self.port.load(Ordering::Relaxed))
-    }
-
-    fn answer(&self, mut stream: TcpStream) {
-        let mut head = Vec::new();
-        let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
-            head.push(byte[0]);
-            // The engine tries TLS first.
-            if head[0] == 0x16 {
-                return;
-            }
-        }
-        let head = String::from_utf8_lossy(&head).into_owned();
-        self.seen.lock().unwrap().push(head.clone());
-        let line = head.lines().next().unwrap_or("");
-        let path = line.split(' ').nth(1).unwrap_or("").to_owned();
-        if self.password.is_some_and(|password| !head.contains(password)) {
-            let body = "{\"errors\":[{\"code\":\"UNAUTHORIZED\",\"message\":\"authentication required\"}]}";
-            return reply(
-                &mut stream,
-                "401 Unauthorized",
-                "application/json\r\nWWW-Authenticate: Basic realm=\"test\"",
-                body.as_bytes(),
-            );
-        }
-        let content = &self.content;
-        if path == "/v2/" {
-            reply(&mut stream, "200 OK", "application/json", b"{}");
-        } else if path.ends_with("/manifests/1") || path.ends_with(&digest(&content.manifest)) {
-            let kind = format!("{MANIFEST}\r\nDocker-Content-Digest: {}", digest(&content.manifest));
-            reply(&mut stream, "200 OK", &kind, if line.starts_with("HEAD") { b"" } else { &content.manifest });
-        } else if path.ends_with(&digest(&content.config)) {
-            reply(&mut stream, "200 OK", "application/octet-stream", &content.config);
-        } else if path.ends_with(&digest(&content.layer)) {
-            (self.on_layer)(&content.layer, &mut stream);
-        } else {
-            let body = b"{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\",\"message\":\"manifest unknown\"}]}";
-            reply(&mut stream, "404 Not Found", "application/json", body);
-        }
-    }
-}
-
-fn reply(stream: &mut TcpStream, status: &str, content_type: &str, body: &[u8]) {
-    let length = body.len();
-    let head = format!(
-        "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
-         Docker-Distribution-Api-Version: registry/2.0\r\n\r\n"
-    );
-    let _ = stream.write_all(&[head.as_bytes(), body].concat());
-}
-
-fn whole(layer: &[u8], stream: &mut TcpStream) {
-    reply(stream, "200 OK", "application/octet-stream", layer);
-}
-
 #[test]
 fn pulls_by_tag_and_by_digest_and_says_how_far_it_is() {
     let docker = engine();
-    let registry = Registry::serve(&format!("plain {}", std::process::id()), None, whole);
+    let registry = Registry::serve(Content::new(&format!("plain {}", std::process::id())), None, whole);
     let name = registry.name();
     let mut lines = Vec::new();
     docker.pull_image(&format!("{name}:1"), None, IDLE, &mut |line| lines.push(line.clone())).unwrap();
@@ -194,8 +57,11 @@ fn pulls_by_tag_and_by_digest_and_says_how_far_it_is() {
 fn credentials_arrive_and_their_lack_is_refused_in_words() {
     let docker = engine();
     // The standard's example: Aladdin, open sesame.
-    let registry =
-        Registry::serve(&format!("secret {}", std::process::id()), Some("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="), whole);
+    let registry = Registry::serve(
+        Content::new(&format!("secret {}", std::process::id())),
+        Some("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
+        whole,
+    );
     let reference = format!("{}:1", registry.name());
     let error = docker.pull_image(&reference, None, IDLE, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("no basic auth credentials"), "{error}");
@@ -215,7 +81,7 @@ fn a_stopped_pull_ends_here_and_at_the_registry() {
     let (started, on_start) = mpsc::channel();
     let (gone, on_gone) = mpsc::channel();
     let (started, gone) = (Mutex::new(started), Mutex::new(gone));
-    let registry = Registry::serve(&"slow ".repeat(100_000), None, move |layer, stream| {
+    let registry = Registry::serve(Content::new(&"slow ".repeat(100_000)), None, move |layer, stream| {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", layer.len());
         let _ = stream.write_all(head.as_bytes());
         let _ = started.lock().unwrap().send(());

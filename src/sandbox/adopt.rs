@@ -11,6 +11,7 @@ use super::verdict::parse_time;
 use crate::docker::{ContainerInspect, OutputStream, Stop};
 use crate::node::order::TaskNews;
 use crate::node::record::{Outcome, Phase};
+use crate::sys::time::unix_ms;
 
 /// Tries to attach between two equal readings of the log. A task that prints all the time never gives them.
 const MAX_QUIET_TRIES: u32 = 5;
@@ -24,7 +25,8 @@ impl Task {
         }
         let now = (self.context.clock)();
         let is_same_boot = self.marks.boot_id.as_ref() == Some(&self.context.boot_id);
-        let started = self.marks.started_boot_ms.filter(|_| is_same_boot).map_or(now, Duration::from_millis);
+        let noted = self.marks.started_boot_ms.filter(|_| is_same_boot).map(Duration::from_millis);
+        let started = noted.unwrap_or_else(|| now.saturating_sub(age(&found)));
         // What the spool has must be asked before there are new writers.
         let recorded = Recorded::from_ends(&self.context.store.stream_ends(&self.spec.key));
         let mut writers = self.writers()?;
@@ -104,6 +106,13 @@ impl Task {
         };
         self.tell(TaskNews::Note(note.to_owned()));
     }
+}
+
+/// How long ago the engine started it. Only by the wall clock, which is all there is when the worker ended before it could
+/// note the time; nothing when that clock stands before the start.
+fn age(found: &ContainerInspect) -> Duration {
+    let started = parse_time(&found.state.started_at).map_or(Duration::MAX, Duration::from_nanos);
+    Duration::from_millis(unix_ms()).saturating_sub(started)
 }
 
 /// Writes what the log has beyond the spool; whether it could be told where that begins.

@@ -11,6 +11,7 @@ use crate::docker::{Change, Docker, Error, Stop};
 use crate::node::order::TaskNews;
 use crate::node::record::{FIRST_OUTPUT, FinalReport, Outcome, Phase, StreamEnd};
 use crate::store::StreamWriter;
+use crate::sys::failpoint::{self, FailPoint};
 
 /// Between two pieces of an archive.
 const ARCHIVE_IDLE: Duration = Duration::from_secs(120);
@@ -77,7 +78,12 @@ impl Task {
         let (name, key, store) = (self.name.clone(), self.spec.key.clone(), self.context.store.clone());
         self.call_unless(&|| self.leave_order(), &Stop::new(), move |docker| {
             let path = if root.is_empty() { WORK_FOLDER.to_owned() } else { format!("{WORK_FOLDER}/{root}") };
-            let mut open = |stream| store.output_writer(&key, stream).map(Sink);
+            let mut open = |stream| {
+                if stream > FIRST_OUTPUT {
+                    failpoint::pass(FailPoint::HalfCollected);
+                }
+                store.output_writer(&key, stream).map(Sink)
+            };
             let result = match docker.get_archive(&name, &path, ARCHIVE_IDLE) {
                 Ok(archive) => collection.take(archive, &root, &mut open, &mut Sink::finish),
                 Err(error) if error.is_not_found() => Ok(()),
@@ -93,7 +99,10 @@ impl Task {
         let (container, helper, volume) = (self.name.clone(), format!("{}-owner", self.name), self.name.clone());
         let removals = [
             self.remove(move |docker| docker.remove_container(&container)),
-            self.remove(move |docker| docker.remove_container(&helper)),
+            self.remove(move |docker| {
+                failpoint::pass(FailPoint::Cleaning);
+                docker.remove_container(&helper)
+            }),
             self.remove(move |docker| docker.remove_volume(&volume)),
         ];
         let troubles: Vec<String> = removals.into_iter().filter_map(Result::err).collect();

@@ -13,6 +13,7 @@ use crate::docker::{CreateBody, Docker, Error, ImageInspect, PullProgress, Stop,
 use crate::node::order::TaskNews;
 use crate::node::record::Outcome;
 use crate::node::spec::{PullPolicy, TaskSpec, base_image_name};
+use crate::sys::failpoint::{self, FailPoint};
 
 /// Between two lines of a pull's progress: above the time in which a small board unpacks a large layer.
 const PULL_IDLE: Duration = Duration::from_secs(600);
@@ -59,6 +60,7 @@ impl Task {
             let (name, teller) = (reference.to_owned(), self.teller());
             let mut told = std::time::Instant::now();
             let mut progress = move |progress: &PullProgress| {
+                failpoint::pass(FailPoint::Pulling);
                 if told.elapsed() >= PROGRESS_EVERY {
                     told = std::time::Instant::now();
                     teller(TaskNews::Detail(format!("pulls {name}: {} {}", progress.id, progress.status)));
@@ -125,6 +127,7 @@ impl Task {
             let (name, create) = (self.name.clone(), body.clone());
             match self.engine_whole(move |docker| docker.create_container(&name, &create))? {
                 Ok(created) => {
+                    failpoint::pass(FailPoint::CreateSent);
                     for warning in created.warnings {
                         self.tell(TaskNews::Note(format!("the engine warns: {}", warning.trim())));
                     }

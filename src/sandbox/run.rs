@@ -15,6 +15,7 @@ use super::verdict::{Circumstances, KILLED, judge, parse_time};
 use crate::docker::{ContainerInspect, CreateBody, Docker, OutputStream, Stop};
 use crate::node::order::{Look, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
+use crate::sys::failpoint::{self, FailPoint};
 
 /// Between two looks at a container's state. Its end is told by the engine's events and by the end of the output.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -136,8 +137,12 @@ impl Task {
             }
             let name = self.name.clone();
             let leave = || self.leave_order();
+            failpoint::pass(FailPoint::Created);
             match self.call_unless(&leave, &Stop::new(), move |docker| docker.start_container(&name))? {
-                Ok(_) => return self.read_back(body),
+                Ok(_) => {
+                    failpoint::pass(FailPoint::Started);
+                    return self.read_back(body);
+                }
                 Err(error) if error.is_away() => {
                     self.tell(TaskNews::Detail(format!("waits for the engine: {error}")));
                     self.release_capture(run);
@@ -258,8 +263,12 @@ impl Task {
     fn look(&mut self, run: &mut Run, now: Duration) -> Sight {
         run.next_look = now + LOOK_EVERY;
         match self.context.quick_docker.inspect_container(&self.name) {
-            Ok(found) if !found.state.running => return Sight::Ended(Box::new(found)),
+            Ok(found) if !found.state.running => {
+                failpoint::pass(FailPoint::Exited);
+                return Sight::Ended(Box::new(found));
+            }
             Ok(_) => {
+                failpoint::pass(FailPoint::Running);
                 // It has lived through whatever there was: how it ends is its own doing again.
                 run.circumstances.was_engine_away = false;
                 if std::mem::take(&mut run.is_engine_away) {

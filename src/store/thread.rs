@@ -23,6 +23,7 @@ use super::spool::stem;
 use super::{StoreEvent, Write};
 use crate::node::id::AttemptKey;
 use crate::node::record::EventKind;
+use crate::sys::failpoint::{self, FailPoint};
 
 /// Messages that one transaction takes at the most: enough to share a sync, few enough to answer soon.
 const MAX_BATCH: usize = 256;
@@ -232,11 +233,17 @@ impl Thread {
         }
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let draft = batch::write(&transaction, &self.duties, work, acks, &self.swept)?;
+        if !draft.taken.is_empty() {
+            failpoint::pass(FailPoint::DecisionWritten);
+        }
         transaction.commit()?;
         Ok(draft)
     }
 
     fn publish(&mut self, work: Vec<Work>, acks: &[Acks], draft: Draft) {
+        if !draft.taken.is_empty() {
+            failpoint::pass(FailPoint::DecisionSynced);
+        }
         self.swept.clear();
         for key in &draft.taken {
             note_failure(key, self.outbox.spool().mark_committed(key));
