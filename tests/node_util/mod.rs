@@ -45,6 +45,7 @@ pub enum MasterKind {
 }
 
 /// Makes tests of functions that take a [`MasterKind`]: what delivery promises, it promises with each master.
+#[allow(unused_macros, reason = "each test file uses a part")]
 macro_rules! for_each_master {
     ($($name:ident),* $(,)?) => {
         mod built_in {

@@ -27,6 +27,25 @@ pub enum Contract {
     Newer,
 }
 
+/// Makes tests of functions that take a [`MasterKind`](super::MasterKind): for what only the master in Python does.
+#[allow(unused_macros, reason = "each test file uses a part")]
+macro_rules! for_each_contract {
+    ($($name:ident),* $(,)?) => {
+        mod ours {
+            $(#[test] fn $name() {
+                super::$name(super::node_util::MasterKind::Python(super::node_util::Contract::Ours));
+            })*
+        }
+        mod newer {
+            $(#[test] fn $name() {
+                super::$name(super::node_util::MasterKind::Python(super::node_util::Contract::Newer));
+            })*
+        }
+    };
+}
+#[allow(unused_imports, reason = "each test file uses a part")]
+pub(crate) use for_each_contract;
+
 /// The master's process. It ends with its standard input.
 pub struct PythonMaster {
     /// Where it listens, whether it does or not.
@@ -158,7 +177,7 @@ impl Submissions for PythonMaster {
 
     fn read(&self, task: &str, stream: u32, offset: u64, max: usize) -> Option<LogPart> {
         let answer = self.ask(json!({"do": "read", "task": task, "stream": stream, "offset": offset, "max": max}));
-        let bytes = unhex(answer.as_str()?);
+        let bytes = STANDARD.decode(answer.as_str()?).unwrap();
         Some(LogPart { end: offset + bytes.len() as u64, bytes, offset, is_closed: false })
     }
 

@@ -30,24 +30,25 @@ class Stream:
             self.data.extend(bytes(end - self.durable()))
 
     def take(self, chunk):
-        """Adds what is new. Returns how many bytes were known, and what is wrong with them."""
+        """Adds what is new. Returns whether some of it was known, and what is wrong with that."""
         at, known = chunk.offset - self.start, self.durable() - chunk.offset
         wrong = None
         if known < 0:
             # A hole: the answer says where to go on.
-            return 0, None
+            return False, None
         double = chunk.data[:known]
         if at >= 0 and self.data[at : at + len(double)] != double:
             wrong = f"other bytes at offset {chunk.offset}"
         self.data.extend(chunk.data[known:])
         end = chunk.offset + len(chunk.data)
+        is_double = bool(double) or (chunk.last and self.end is not None)
         if chunk.last:
             if self.end not in (None, end):
                 wrong = f"ends at {end} and at {self.end}"
             self.end = end
         if self.end is not None and self.durable() > self.end:
             wrong = f"goes on behind its end at {self.end}"
-        return len(double), wrong
+        return is_double, wrong
 
 
 class Attempt:
@@ -111,6 +112,8 @@ class Book:
         self.refused = 0
         # Chunks with more bytes are refused for ever.
         self.refuse_larger_than = None
+        # So many confirmations by a poll are forgotten, and until then all others.
+        self.forget_taken = 0
 
     def submit(self, key, assignment, message):
         assert key not in self.attempts, f"{key} exists"
@@ -139,13 +142,19 @@ class Book:
         found = [attempt for attempt in self.attempts.values() if attempt.task == task]
         return max(found, key=lambda attempt: attempt.number, default=None)
 
+    def confirm(self, attempt):
+        """A node says, in whatever way, that it has the attempt."""
+        if self.forget_taken == 0:
+            attempt.is_taken = True
+
     def hold(self, node_id, held):
         """A node tells what it holds. Returns those that later attempts have replaced."""
         replaced = []
         for one in held:
             key = (one.key.task_id, one.key.attempt)
             attempt = self.attempts.setdefault(key, Attempt(key))
-            attempt.node, attempt.is_taken = node_id, True
+            attempt.node = node_id
+            self.confirm(attempt)
             latest = self.latest(key[0])
             if latest.number > key[1]:
                 replaced.append(one.key)
@@ -183,8 +192,8 @@ class Book:
             self.refused += 1
             stream.refuse(chunk.offset, len(chunk.data))
             return None
-        doubles, wrong = stream.take(chunk)
-        self.doubles += doubles > 0
+        is_double, wrong = stream.take(chunk)
+        self.doubles += is_double
         if wrong is not None:
             self.violations.append(f"{attempt.task}: stream {name}: {wrong}")
         return stream.durable()

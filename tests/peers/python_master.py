@@ -7,6 +7,7 @@ python_master.py [--newer]
 With --newer it is a master of a later minor version: see master_schema.py.
 """
 
+import base64
 import json
 import os
 import secrets
@@ -76,9 +77,11 @@ class Master:
         self.version = 1
         self.is_up = False
         self.calls = {}
+        # Calls whose token was not good.
+        self.strangers = 0
         # How the test wants it.
         self.is_silent = self.is_unavailable = False
-        self.lose_answers = self.forget_taken = self.spoil_nonces = 0
+        self.lose_answers = self.odd_answers = self.spoil_nonces = 0
         self.spoiled = None
         self.join_token = ""
         self.trust_level = schema.node.TRUST_LEVEL_HIGH
@@ -124,6 +127,10 @@ class Master:
                 if name == "submit" and self.lose_answers > 0:
                     self.lose_answers -= 1
                     raise Refused(grpc.StatusCode.UNAVAILABLE, "this answer was to be lost")
+                if name == "submit" and self.odd_answers > 0:
+                    # Says nothing, or, with a newer contract, only what the node can't read.
+                    self.odd_answers -= 1
+                    answer = type(answer)()
                 return self.schema.enrich(answer)
         except Refused as refused:
             context.abort(refused.code, refused.text)
@@ -140,6 +147,7 @@ class Master:
         token = metadata.get("authorization", "").removeprefix("Bearer ")
         node_id, ends = self.sessions.get(token, (None, 0))
         if time.monotonic() >= ends:
+            self.strangers += 1
             raise Refused(grpc.StatusCode.UNAUTHENTICATED, "no such session: register again")
         if need(request.node_id, "node_id") != node_id:
             raise Refused(grpc.StatusCode.PERMISSION_DENIED, "node_id is not the session's")
@@ -250,10 +258,8 @@ class Master:
         mine = [attempt for attempt in self.book.attempts.values() if attempt.node == caller]
         by_offer = {attempt.offer_id: attempt for attempt in mine if not attempt.is_taken}
         for attempt in filter(None, map(by_offer.get, request.taken)):
-            if self.forget_taken > 0:
-                self.forget_taken -= 1
-                continue
-            attempt.is_taken = True
+            self.book.confirm(attempt)
+            self.book.forget_taken = max(0, self.book.forget_taken - 1)
             if attempt.cancel is not None:
                 # An answer that was on its way when the node said that it knows nothing of the attempt.
                 attempt.verdict, attempt.cancel_answers = None, []
@@ -310,7 +316,7 @@ class Master:
         attempt, kind = self.find(request, caller), need(request.WhichOneof("piece"), "piece")
         if attempt is None:
             return response(refused="there is no such attempt at this node")
-        attempt.is_taken = True
+        self.book.confirm(attempt)
         if kind == "event":
             need(request.event.number, "event.number")
             return response(event_durable=self.book.event(attempt, request.event))
@@ -406,7 +412,7 @@ class Commands:
         return found and self.master.book.record(found)
 
     def read(self, task, stream, offset, max):
-        return self.master.book.latest(task).content(stream)[offset : offset + max].hex()
+        return base64.b64encode(self.master.book.latest(task).content(stream)[offset : offset + max]).decode()
 
     def tasks(self):
         return list(dict.fromkeys(attempt.task for attempt in self.master.book.attempts.values()))
@@ -426,7 +432,13 @@ class Commands:
 
     def counts(self):
         book = self.master.book
-        return {"violations": self.master.violations, "doubles": book.doubles, "refused": book.refused, "calls": self.master.calls}
+        return {
+            "violations": self.master.violations,
+            "doubles": book.doubles,
+            "refused": book.refused,
+            "calls": self.master.calls,
+            "strangers": self.master.strangers,
+        }
 
     def run(self, line):
         ask = json.loads(line)
