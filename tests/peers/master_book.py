@@ -33,9 +33,13 @@ class Stream:
         """Adds what is new. Returns whether some of it was known, and what is wrong with that."""
         at, known = chunk.offset - self.start, self.durable() - chunk.offset
         wrong = None
-        if known < 0:
+        if known < 0 and not chunk.after_gap:
             # A hole: the answer says where to go on.
             return False, None
+        if known < 0:
+            # What is gone at the node will never come.
+            self.refuse(self.durable(), -known)
+            known = 0
         double = chunk.data[:known]
         if at >= 0 and self.data[at : at + len(double)] != double:
             wrong = f"other bytes at offset {chunk.offset}"
