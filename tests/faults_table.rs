@@ -52,7 +52,8 @@ fn each_named_test_is_in_its_file() {
                 "lib" => {
                     let (module, name) = test.rsplit_once("::").unwrap();
                     let module = module.strip_suffix("::tests").unwrap_or(module).replace("::", "/");
-                    let files = [format!("src/{module}.rs"), format!("src/{module}/mod.rs")];
+                    let files = ["{}.rs", "{}/mod.rs", "{}/tests.rs"]
+                        .map(|form| format!("src/{}", form.replace("{}", &module)));
                     (files.to_vec(), name)
                 }
                 // One that a macro makes for several peers has its body in a function of that name.
