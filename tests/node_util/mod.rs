@@ -29,6 +29,8 @@ use hivemind_worker::standalone::{Desk, Master, MasterConfig, record};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+pub mod link;
+pub mod own_engine;
 pub mod python_master;
 pub mod relay;
 
@@ -123,11 +125,15 @@ pub struct Scene {
     pub identity: Identity,
     /// The worker, when one was started.
     pub worker: Option<Child>,
+    /// Words before each command of the binary, such as those that lead into a name space.
+    pub prefix: Vec<String>,
     /// Variables of the worker's environment.
     pub env: Vec<(String, String)>,
     /// What the next master tells its nodes.
     pub terms: Terms,
     kind: MasterKind,
+    /// Where our first master listens.
+    pub listen: Ipv4Addr,
     master: Option<Master>,
     master_address: Option<SocketAddr>,
     /// One process for the whole scene: it goes away and comes back by word.
@@ -140,13 +146,18 @@ pub struct Scene {
 impl Scene {
     /// A node without a worker and a master.
     pub fn new(name: &str) -> Self {
+        Self::with_engine(name, DockerHost::default())
+    }
+
+    /// As [`Self::new`], with an engine of the test's own for the test. The worker is told of it by its environment.
+    pub fn with_engine(name: &str, host: DockerHost) -> Self {
         let dir = std::env::temp_dir().join(format!("hivemind-node-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         DirBuilder::new().mode(0o700).create(&dir).unwrap();
         DirBuilder::new().mode(0o700).create(dir.join("state")).unwrap();
         let key = NodeKey::load_or_make(&dir.join("state")).unwrap();
         let identity = Identity::new(name, key.public());
-        let docker = Docker::new(DockerHost::default(), NodeTimeouts::default());
+        let docker = Docker::new(host, NodeTimeouts::default());
         docker.ping().expect("these tests need a Docker engine: scripts/test.sh starts one");
         let stop = Stop::new();
         let filter = EventFilter { labels: vec![identity.filter()], since_ns: None };
@@ -163,7 +174,9 @@ impl Scene {
             docker,
             identity,
             worker: None,
+            prefix: Vec::new(),
             env: Vec::new(),
+            listen: Ipv4Addr::LOCALHOST,
             terms: Terms { heartbeat_interval: Duration::from_secs(1), ..Terms::default() },
             kind: MasterKind::BuiltIn,
             master: None,
@@ -206,7 +219,7 @@ impl Scene {
         if let MasterKind::Python(contract) = self.kind {
             return self.start_python(contract);
         }
-        let listen = self.master_address.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
+        let listen = self.master_address.unwrap_or_else(|| (self.listen, 0).into());
         let config = MasterConfig { listen, terms: self.terms.clone(), ..MasterConfig::new(self.dir.join("master")) };
         let master = Master::start(config).unwrap();
         self.master_address = Some(master.address());
@@ -387,8 +400,10 @@ impl Scene {
 
     /// A command of the binary on this node's state folder.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hivemind-worker"));
-        command.args(args).arg("--state").arg(self.dir.join("state"));
+        let binary = env!("CARGO_BIN_EXE_hivemind-worker");
+        let mut words = self.prefix.iter().map(String::as_str).chain([binary]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).args(args).arg("--state").arg(self.dir.join("state"));
         command.env_clear().envs(self.env.iter().cloned()).current_dir(&self.dir);
         command
     }

@@ -106,6 +106,8 @@ pub struct MasterRelay {
     /// Where the node goes.
     pub address: SocketAddr,
     budget: Budget,
+    /// While it is true, what the master says waits.
+    holds_answers: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl MasterRelay {
@@ -115,6 +117,8 @@ impl MasterRelay {
         let address = listener.local_addr().unwrap();
         let budget: Budget = Arc::new((Mutex::new(bytes), Condvar::new()));
         let shared = Arc::clone(&budget);
+        let holds_answers = Arc::new((Mutex::new(false), Condvar::new()));
+        let holds = Arc::clone(&holds_answers);
         // Ends with the test's process.
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
@@ -125,13 +129,20 @@ impl MasterRelay {
                     pipe(&near, &far, |bytes| spend(&budget, bytes.len()));
                     let _ = far.shutdown(Shutdown::Both);
                 });
+                let holds = Arc::clone(&holds);
                 thread::spawn(move || {
-                    pipe(&far_too, &near_too, |_| {});
+                    pipe(&far_too, &near_too, |_| wait_while_held(&holds));
                     let _ = near_too.shutdown(Shutdown::Both);
                 });
             }
         });
-        Self { address, budget }
+        Self { address, budget, holds_answers }
+    }
+
+    /// Whether what the master says waits.
+    pub fn hold_answers(&self, is_held: bool) {
+        *self.holds_answers.0.lock().unwrap() = is_held;
+        self.holds_answers.1.notify_all();
     }
 
     /// Whether the line has stopped.
