@@ -106,6 +106,8 @@ need_command jq jq
 need_command strace strace
 need_command unshare util-linux
 need_command busybox busybox-static
+need_command ip iproute2
+need_command iptables iptables
 ensure_nginx
 ensure_engine
 ensure_cargo lints
