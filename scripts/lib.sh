@@ -96,19 +96,22 @@ ensure_cargo() {
 
 # ---- independent gRPC implementations, for tests and benches
 
-# An independent gRPC implementation that the tests talk to.
+# An independent gRPC implementation that the tests talk to. Its generator makes the code of the master in Python from
+# proto/; that master checks a node's Ed25519 proof with cryptography.
 GRPCIO=1.85.1
+CRYPTOGRAPHY=50.0.2
 
-# A Python with grpcio, apart from the machine's own packages; made anew when the version asked for changes.
+# A Python with these, apart from the machine's own packages; made anew when the versions asked for change.
 test_python() {
     local venv=${CARGO_TARGET_DIR:-$ROOT/target}/venv
-    if [ "$(cat "$venv/made" 2>/dev/null)" != "$GRPCIO" ]; then
+    local packages=("grpcio==$GRPCIO" "grpcio-tools==$GRPCIO" "cryptography==$CRYPTOGRAPHY")
+    if [ "$(cat "$venv/made" 2>/dev/null)" != "${packages[*]}" ]; then
         python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
         rm -rf "$venv"
-        python3 -m venv "$venv" && "$venv/bin/pip" -q install "grpcio==$GRPCIO" >&2 || return 1
-        echo "$GRPCIO" >"$venv/made"
+        python3 -m venv "$venv" && "$venv/bin/pip" -q install "${packages[@]}" >&2 || return 1
+        echo "${packages[*]}" >"$venv/made"
     fi
-    "$venv/bin/python" -c 'import grpc' || return 1
+    "$venv/bin/python" -c 'import grpc, grpc_tools, cryptography' || return 1
     echo "$venv/bin/python"
 }
 

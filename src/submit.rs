@@ -206,8 +206,13 @@ impl SubmitThread {
         }
     }
 
+    /// Calls that were under way together fail together: that is one reason to wait, not four.
     fn back_off(&mut self) {
-        self.not_before = boottime() + self.pause;
+        let now = boottime();
+        if now < self.not_before {
+            return;
+        }
+        self.not_before = now + self.pause;
         self.pause = (self.pause * 2).min(MAX_PAUSE);
     }
 

@@ -1,4 +1,4 @@
-//! A node and its master: cancellation, a master that goes away, much output, many tasks, and nobody there at all.
+//! A node and its master, ours and the one in Python: cancellation, a master that goes away, much output, many tasks, and nobody there at all.
 #![allow(clippy::unwrap_used)]
 
 mod node_util;
@@ -8,30 +8,34 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hivemind_worker::monitor::Submissions;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::record::{Outcome, Phase};
-use hivemind_worker::sys::text::hex;
-use rustix::process::Signal;
+use node_util::{MasterKind, Scene, for_each_master, gated, how, python, until_true};
 
-use node_util::{Scene, gated, how, python, until_true};
+for_each_master!(
+    a_cancelled_task_is_stopped_where_it_is,
+    a_master_that_was_away_gets_everything_once,
+    a_master_that_has_forgotten_everything_gets_the_node_back,
+    at_the_end_of_its_lease_an_exclusive_task_stops_and_another_goes_on,
+    a_newer_attempt_replaces_the_one_that_runs,
+    every_numbered_line_reaches_the_master_in_order,
+);
 
-#[test]
-fn a_cancelled_task_is_stopped_where_it_is() {
-    let mut scene = Scene::with_master("cancel");
+fn a_cancelled_task_is_stopped_where_it_is(master: MasterKind) {
+    let mut scene = Scene::of(master, "cancel");
     scene.start(&["--slots", "1"]);
     scene.submit(Offer { grace_ms: Some(1_000), ..gated("runs", "") });
     scene.until_up("runs");
     scene.submit(python("waits", "print('up')\n"));
-    scene.desk().cancel("waits").unwrap();
+    scene.master().cancel("waits").unwrap();
     let view = scene.until_view("waits", "it is over", |view| view.is_complete);
     assert_eq!(view.outcome, Some(Outcome::Cancelled), "{view:?}");
-    assert!(scene.desk().cancel("nobody-knows-it").is_err());
-    scene.desk().cancel("runs").unwrap();
+    assert!(scene.master().cancel("nobody-knows-it").is_err());
+    scene.master().cancel("runs").unwrap();
     let report = scene.until_complete("runs");
     assert_eq!(how(&report), (Outcome::Cancelled, Some(143)), "{report:?}");
     assert_eq!(report.reason, "cancelled by its author");
-    assert!(scene.desk().cancel("runs").is_err(), "what is over can't be cancelled");
+    assert!(scene.master().cancel("runs").is_err(), "what is over can't be cancelled");
     assert!(scene.containers_ever("waits").is_empty());
 
     // By the node's owner.
@@ -48,10 +52,9 @@ fn a_cancelled_task_is_stopped_where_it_is() {
     scene.until_clean();
 }
 
-#[test]
-fn a_master_that_was_away_gets_everything_once() {
+fn a_master_that_was_away_gets_everything_once(master: MasterKind) {
     const SMALL: usize = 20;
-    let mut scene = Scene::with_master("away");
+    let mut scene = Scene::of(master, "away");
     scene.start(&["--slots", "24"]);
     let names: Vec<String> = (0..SMALL).map(|number| format!("small-{number}")).collect();
     let light = |task: &str, rest: &str| Offer { cpu_millis: 80, memory_bytes: 32 << 20, ..gated(task, rest) };
@@ -77,7 +80,7 @@ fn a_master_that_was_away_gets_everything_once() {
         assert_eq!(how(&report), (Outcome::Succeeded, Some(0)), "{report:?}");
         assert_eq!(report.outputs.len(), 1, "{report:?}");
         assert_eq!(scene.stdout(name), format!("up\n{name} is over\n"));
-        assert!(scene.desk().output(name, "output/x").is_some());
+        assert!(scene.master().output(name, "output/x").is_some());
     }
     println!("all results are there {:?} after the master", back.elapsed());
     assert!(back.elapsed() < Duration::from_secs(60), "{:?}", back.elapsed());
@@ -87,14 +90,13 @@ fn a_master_that_was_away_gets_everything_once() {
     scene.until_clean();
 }
 
-#[test]
-fn a_master_that_has_forgotten_everything_gets_the_node_back() {
-    let mut scene = Scene::with_master("forgotten");
+fn a_master_that_has_forgotten_everything_gets_the_node_back(master: MasterKind) {
+    let mut scene = Scene::of(master, "forgotten");
     scene.start(&["--slots", "2"]);
     scene.submit(gated("before", ""));
     scene.until_up("before");
     scene.stop_master();
-    forget_all_but_the_key(&scene);
+    scene.forget_master();
     scene.start_master();
     scene.submit(python("after", "print('up')\n"));
     assert_eq!(how(&scene.until_complete("after")), (Outcome::Succeeded, Some(0)));
@@ -104,68 +106,8 @@ fn a_master_that_has_forgotten_everything_gets_the_node_back() {
     scene.until_clean();
 }
 
-/// The master's folder anew. With its key gone too it would be another master.
-fn forget_all_but_the_key(scene: &Scene) {
-    let folder = scene.dir.join("master");
-    let key = fs::read(folder.join("signing.key")).unwrap();
-    fs::remove_dir_all(&folder).unwrap();
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("signing.key"), key).unwrap();
-}
-
-fn until_refused_for_its_signature(scene: &Scene, task: &str) {
-    let view = scene.until_view(task, "it is refused", |view| view.outcome == Some(Outcome::Rejected));
-    let reason = view.final_report.unwrap().reason;
-    assert!(reason.starts_with("signature: signature is not the master's"), "{reason}");
-}
-
-#[test]
-fn another_master_in_the_masters_place_is_given_nothing_until_the_owner_says_so() {
-    let mut scene = Scene::with_master("impostor");
-    scene.start(&[]);
-    scene.submit(python("first", "print('up')\n"));
-    assert_eq!(how(&scene.until_complete("first")), (Outcome::Succeeded, Some(0)));
-    scene.stop_master();
-    fs::remove_dir_all(scene.dir.join("master")).unwrap();
-    scene.start_master();
-    scene.submit(python("second", "print('up')\n"));
-    until_refused_for_its_signature(&scene, "second");
-    let status = scene.until_status("the owner is told", |status| status.alerts.len() >= 2);
-    let has = |words: &str| status.alerts.iter().any(|alert| alert.contains(words));
-    assert!(has("refused an assignment: its signature is not the master's"), "{:?}", status.alerts);
-    assert!(has("master.pin and restart"), "{:?}", status.alerts);
-    assert!(scene.containers_ever("second").is_empty());
-    // The owner's word.
-    scene.signal(Signal::TERM);
-    scene.until_exit();
-    fs::remove_file(scene.dir.join("state/master.pin")).unwrap();
-    scene.start(&[]);
-    scene.submit(python("third", "print('up')\n"));
-    assert_eq!(how(&scene.until_complete("third")), (Outcome::Succeeded, Some(0)));
-}
-
-#[test]
-fn a_key_that_the_owner_names_is_the_only_one() {
-    let mut scene = Scene::with_master("named-key");
-    scene.env.push(("MASTER_SIGNING_KEY".to_owned(), "07".repeat(32)));
-    scene.start(&[]);
-    scene.submit(python("refused", "print('up')\n"));
-    until_refused_for_its_signature(&scene, "refused");
-    scene.until_status("the owner is told", |status| {
-        status.alerts.iter().any(|alert| alert.contains("change MASTER_SIGNING_KEY"))
-    });
-    scene.signal(Signal::TERM);
-    scene.until_exit();
-    scene.env[0].1 = hex(&scene.signing_key());
-    scene.start(&[]);
-    scene.submit(python("taken", "print('up')\n"));
-    assert_eq!(how(&scene.until_complete("taken")), (Outcome::Succeeded, Some(0)));
-    assert!(!scene.dir.join("state/master.pin").exists(), "the owner's word needs no pin");
-}
-
-#[test]
-fn at_the_end_of_its_lease_an_exclusive_task_stops_and_another_goes_on() {
-    let mut scene = Scene::new("lease");
+fn at_the_end_of_its_lease_an_exclusive_task_stops_and_another_goes_on(master: MasterKind) {
+    let mut scene = Scene::without_master(master, "lease");
     scene.terms.lease = Duration::from_secs(3);
     scene.start_master();
     scene.start(&["--slots", "2"]);
@@ -188,9 +130,8 @@ fn at_the_end_of_its_lease_an_exclusive_task_stops_and_another_goes_on() {
     scene.until_clean();
 }
 
-#[test]
-fn a_newer_attempt_replaces_the_one_that_runs() {
-    let mut scene = Scene::with_master("attempts");
+fn a_newer_attempt_replaces_the_one_that_runs(master: MasterKind) {
+    let mut scene = Scene::of(master, "attempts");
     scene.start(&["--slots", "2"]);
     scene.submit(Offer { grace_ms: Some(1_000), ..gated("again", "") });
     scene.until_up("again");
@@ -206,10 +147,9 @@ fn a_newer_attempt_replaces_the_one_that_runs() {
     scene.until_clean();
 }
 
-#[test]
-fn every_numbered_line_reaches_the_master_in_order() {
+fn every_numbered_line_reaches_the_master_in_order(master: MasterKind) {
     const LINES: usize = 300_000;
-    let mut scene = Scene::with_master("lines");
+    let mut scene = Scene::of(master, "lines");
     scene.start(&[]);
     let program = format!("import sys\nsys.stdout.writelines(f'{{i}}\\n' for i in range({LINES}))\n");
     scene.submit(Offer { cpu_millis: 1_000, ..python("lines", &program) });

@@ -15,7 +15,7 @@ use std::thread;
 
 use sim_support::World;
 
-/// In a minute or so, without optimisation.
+/// Less than a minute on two cores, without optimisation.
 const SEEDS: u64 = 5_000;
 /// Of the history of a seed that fails, the last ones are shown.
 const LINES: u64 = 60;

@@ -67,10 +67,20 @@ for line in sys.stdin:
 
 impl Grpcio {
     fn to(master: &Master) -> Self {
+        Self::start(&["-c", GRPCIO], master)
+    }
+
+    /// As a node of a later minor version: each message has more in it than this master can know.
+    fn newer(master: &Master) -> Self {
+        Self::start(&["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/newer_node.py")], master)
+    }
+
+    fn start(words: &[&str], master: &Master) -> Self {
         let python = std::env::var_os("HIVEMIND_TEST_PYTHON")
             .expect("HIVEMIND_TEST_PYTHON is not set: it must name a Python that has grpcio (scripts/test.sh does it)");
         let mut child = Command::new(python)
-            .args(["-c", GRPCIO, &master.address().to_string()])
+            .args(words)
+            .arg(master.address().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -325,6 +335,73 @@ fn a_task_goes_its_whole_way_over_grpcio() {
     let dir = Folder::new();
     let master = Master::start(MasterConfig::new(&dir.0)).unwrap();
     life(&master, &mut Grpcio::to(&master));
+}
+
+#[test]
+fn a_task_goes_its_whole_way_from_a_newer_node() {
+    let dir = Folder::new();
+    let master = Master::start(MasterConfig::new(&dir.0)).unwrap();
+    life(&master, &mut Grpcio::newer(&master));
+}
+
+#[test]
+fn what_only_a_newer_node_can_say_is_read_as_far_as_it_is_known() {
+    const NEWER: i32 = 77;
+    let dir = Folder::new();
+    let master = Master::start(MasterConfig::new(&dir.0)).unwrap();
+    let (desk, mut calls) = (master.desk(), Grpcio::newer(&master));
+    let mut node = Node::register(&mut calls);
+    submit(&desk, json!({"name": "odd"}), &[]).unwrap();
+    let offer = node.poll(&[], 0).offers[0].offer_id;
+    node.poll(&[offer], 0);
+    let key = Some(AttemptKey { task_id: "odd".to_owned(), attempt: 1 });
+    let held = vec![HeldAttempt { key: key.clone(), phase: NEWER }];
+    let beat = HeartbeatRequest { node_id: "node-1".to_owned(), sequence: 1, state: NEWER, held, ..Default::default() };
+    node.call::<HeartbeatResponse>(HEARTBEAT, &beat).unwrap();
+    let row = desk.node(&Id::parse("node-1").unwrap()).unwrap();
+    assert_eq!(row.heartbeat.unwrap().held[0].key, key);
+
+    let phase = |phase: i32, detail: &str| event::Kind::Phase(PhaseChange { phase, detail: detail.to_owned() });
+    assert_eq!(node.event("odd", 1, phase(Phase::Running.into(), "")).unwrap(), Answer::EventDurable(1));
+    assert_eq!(node.event("odd", 2, phase(NEWER, "thawing")).unwrap(), Answer::EventDurable(2));
+    // With an alternative of `kind` that is not known here: it must not hold up the events behind it.
+    let unknown = Event { number: 3, time_ms: 1, kind: None };
+    assert_eq!(node.piece("odd", Piece::Event(unknown)).unwrap(), Answer::EventDurable(3));
+    assert_eq!(node.event("odd", 2, phase(NEWER, "thawing")).unwrap(), Answer::EventDurable(3));
+    let view = wait_for(&desk, "odd", |view| view.notes.len() == 2);
+    assert_eq!((view.phase.as_str(), view.notes[0].as_str()), ("running", "phase 77: thawing"));
+    assert!(view.notes[1].contains("a kind that this master does not know"), "{view:?}");
+    assert_eq!(node.chunk("odd", (1, 1), 0, b"text").unwrap(), Answer::ChunkDurable(4));
+    // An end that is not known here is no good end.
+    let streams = vec![StreamEnd { stream: 1, epoch: 1, bytes: 4 }];
+    let report = FinalReport { outcome: NEWER, reason: "melted".to_owned(), streams, ..FinalReport::default() };
+    assert_eq!(node.event("odd", 4, event::Kind::FinalReport(report)).unwrap(), Answer::EventDurable(4));
+    let view = wait_for(&desk, "odd", |view| view.is_complete);
+    assert_eq!(
+        (view.outcome, view.final_report.unwrap().reason.as_str()),
+        (Some(Outcome::Failed), "outcome 77: melted")
+    );
+
+    // A reason to refuse and a state of a cancellation that are not known here: neither is asked for without end.
+    submit(&desk, json!({"name": "refused"}), &[]).unwrap();
+    let offer_id = node.poll(&[], 0).offers[0].offer_id;
+    let refusal = Refusal { offer_id, code: "moon-phase".to_owned(), reason: "it is full".to_owned() };
+    let poll = TaskAssignmentRequest { node_id: "node-1".to_owned(), poll_id: 90, ..Default::default() };
+    node.call::<TaskAssignmentResponse>(ASSIGN_TASK, &TaskAssignmentRequest { refused: vec![refusal], ..poll.clone() })
+        .unwrap();
+    let view = wait_for(&desk, "refused", |view| view.is_complete);
+    assert_eq!(view.outcome, Some(Outcome::Rejected), "{view:?}");
+    submit(&desk, json!({"name": "stopped"}), &[]).unwrap();
+    node.poll_id = 90;
+    let offer = node.poll(&[], 0).offers[0].offer_id;
+    node.poll(&[offer], 0);
+    desk.cancel("stopped").unwrap();
+    let cancellation = node.poll(&[], 0).cancellations.remove(0);
+    let answer =
+        TaskCancelRequest { node_id: "node-1".to_owned(), key: cancellation.key, state: NEWER, reason: String::new() };
+    node.call::<TaskCancelResponse>(CANCEL_TASK, &answer).unwrap();
+    assert_eq!(node.poll(&[], 0).cancellations, []);
+    assert!(desk.view("stopped", 0, Duration::ZERO).unwrap().outcome.is_none(), "its end is still to come");
 }
 
 #[test]

@@ -25,11 +25,6 @@ pub(super) fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a folder and its parents, each as [`make_folder`] does.
-pub(super) fn make_folders(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path)
-}
-
 /// Takes access from group and others. Tells whether they had any.
 pub(super) fn make_private(path: &Path) -> io::Result<bool> {
     let metadata = std::fs::metadata(path)?;

@@ -15,6 +15,7 @@ use super::rebuild::{self, RebuildError, Rebuilt};
 use super::spool::Spool;
 use super::thread::Health;
 use super::{RECOVERED_HISTORY, Recovered, StoreConfig};
+use crate::sys::private::make_dirs;
 
 const DATABASE: &str = "store.db";
 /// Beside the database: its epoch must grow even when the database is lost, as (stream, epoch, offset) names bytes for
@@ -196,7 +197,7 @@ pub(super) fn open(dir: &Path, config: &StoreConfig) -> Result<Opened, OpenError
 
 fn prepare_folder(dir: &Path, warnings: &mut Vec<String>) -> Result<(), OpenError> {
     let failed = |source| OpenError::Folder { path: dir.to_path_buf(), source };
-    files::make_folders(dir).map_err(failed)?;
+    make_dirs(dir).map_err(failed)?;
     if !files::is_ours(dir).map_err(failed)? {
         return Err(OpenError::WrongOwner { path: dir.to_path_buf() });
     }

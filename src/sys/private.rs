@@ -80,8 +80,7 @@ impl std::error::Error for PrivateError {
 /// Says what is wrong and the command that mends it.
 pub fn private_dir(path: &Path) -> Result<(), PrivateError> {
     let fault = |step| move |source| PrivateError::Io { path: path.to_owned(), step, source };
-    match DirBuilder::new().recursive(true).mode(0o700).create(path) {
-        // `recursive` takes a folder that is there already.
+    match make_dirs(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             return Err(PrivateError::NoFolder(path.to_owned()));
@@ -89,6 +88,22 @@ pub fn private_dir(path: &Path) -> Result<(), PrivateError> {
         Err(error) => return Err(fault("make")(error)),
     }
     check_private_dir(path)
+}
+
+/// Makes a folder and what is missing above it, each of mode 0700 and in its own folder for good: a power loss must not
+/// take a folder whose content is synced. One that is there already is as good.
+///
+/// # Errors
+/// One of them can't be made or synced.
+pub fn make_dirs(path: &Path) -> io::Result<()> {
+    let is_missing = |above: &&Path| !above.as_os_str().is_empty() && !above.exists();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Whether a folder that is there is private; changes nothing.

@@ -27,10 +27,46 @@ use hivemind_worker::sandbox::Identity;
 use hivemind_worker::standalone::core::Terms;
 use hivemind_worker::standalone::{Desk, Master, MasterConfig, record};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 pub mod link;
 pub mod own_engine;
+pub mod python_master;
 pub mod relay;
+
+pub use python_master::Contract;
+use python_master::PythonMaster;
+
+/// Whose master a scene has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MasterKind {
+    /// Ours, in the test's own process.
+    BuiltIn,
+    /// The one in Python.
+    Python(Contract),
+}
+
+/// Makes tests of functions that take a [`MasterKind`]: what delivery promises, it promises with each master.
+#[allow(unused_macros, reason = "each test file uses a part")]
+macro_rules! for_each_master {
+    ($($name:ident),* $(,)?) => {
+        mod built_in {
+            $(#[test] fn $name() { super::$name(super::node_util::MasterKind::BuiltIn); })*
+        }
+        mod python {
+            $(#[test] fn $name() {
+                super::$name(super::node_util::MasterKind::Python(super::node_util::Contract::Ours));
+            })*
+        }
+        mod newer_python {
+            $(#[test] fn $name() {
+                super::$name(super::node_util::MasterKind::Python(super::node_util::Contract::Newer));
+            })*
+        }
+    };
+}
+#[allow(unused_imports, reason = "each test file uses a part")]
+pub(crate) use for_each_master;
 
 /// Longest wait for anything on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -95,10 +131,14 @@ pub struct Scene {
     pub env: Vec<(String, String)>,
     /// What the next master tells its nodes.
     pub terms: Terms,
-    /// Where the first master listens.
+    kind: MasterKind,
+    /// Where our first master listens.
     pub listen: Ipv4Addr,
     master: Option<Master>,
     master_address: Option<SocketAddr>,
+    /// One process for the whole scene: it goes away and comes back by word.
+    python: Option<Arc<PythonMaster>>,
+    is_forgotten: bool,
     engine_says: Arc<Mutex<Vec<EngineEvent>>>,
     listener: (Stop, Option<JoinHandle<()>>),
 }
@@ -138,17 +178,37 @@ impl Scene {
             env: Vec::new(),
             listen: Ipv4Addr::LOCALHOST,
             terms: Terms { heartbeat_interval: Duration::from_secs(1), ..Terms::default() },
+            kind: MasterKind::BuiltIn,
             master: None,
             master_address: None,
+            python: None,
+            is_forgotten: false,
             engine_says,
             listener: (stop, Some(thread)),
         }
     }
 
-    /// A node with a master.
+    /// A node with our master.
     pub fn with_master(name: &str) -> Self {
-        let mut scene = Self::new(name);
+        Self::of(MasterKind::BuiltIn, name)
+    }
+
+    /// A node with a master of this kind.
+    pub fn of(kind: MasterKind, name: &str) -> Self {
+        let mut scene = Self::without_master(kind, name);
         scene.start_master();
+        scene
+    }
+
+    /// A node whose master, of this kind, does not run yet.
+    pub fn without_master(kind: MasterKind, name: &str) -> Self {
+        let suffix = match kind {
+            MasterKind::BuiltIn => "",
+            MasterKind::Python(Contract::Ours) => "-py",
+            MasterKind::Python(Contract::Newer) => "-newer",
+        };
+        let mut scene = Self::new(&format!("{name}{suffix}"));
+        scene.kind = kind;
         scene
     }
 
@@ -156,6 +216,9 @@ impl Scene {
 
     /// Starts the master on the folder and the port that it had.
     pub fn start_master(&mut self) {
+        if let MasterKind::Python(contract) = self.kind {
+            return self.start_python(contract);
+        }
         let listen = self.master_address.unwrap_or_else(|| (self.listen, 0).into());
         let config = MasterConfig { listen, terms: self.terms.clone(), ..MasterConfig::new(self.dir.join("master")) };
         let master = Master::start(config).unwrap();
@@ -163,9 +226,59 @@ impl Scene {
         self.master = Some(master);
     }
 
+    fn start_python(&mut self, contract: Contract) {
+        match &self.python {
+            Some(python) => {
+                python.ask(json!({"do": "back", "forget": self.is_forgotten}));
+                self.is_forgotten = false;
+            }
+            None => {
+                let python = PythonMaster::start(contract);
+                self.master_address = Some(python.address);
+                self.python = Some(Arc::new(python));
+            }
+        }
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap();
+        self.python().set(json!({
+            "heartbeat_interval_ms": millis(self.terms.heartbeat_interval),
+            "lease_ms": millis(self.terms.lease),
+        }));
+    }
+
+    /// The master in Python.
+    pub fn python(&self) -> &PythonMaster {
+        self.python.as_ref().unwrap()
+    }
+
     /// Takes the master away.
     pub fn stop_master(&mut self) {
-        self.master.take().unwrap().stop();
+        match &self.python {
+            Some(python) => drop(python.ask(json!({"do": "away"}))),
+            None => self.master.take().unwrap().stop(),
+        }
+    }
+
+    /// Lets a master that is away forget everything.
+    pub fn forget_master(&mut self) {
+        match &self.python {
+            Some(_) => self.is_forgotten = true,
+            // With its key gone too it would be another master.
+            None => {
+                let folder = self.dir.join("master");
+                let key = fs::read(folder.join("signing.key")).unwrap();
+                fs::remove_dir_all(&folder).unwrap();
+                fs::create_dir(&folder).unwrap();
+                fs::write(folder.join("signing.key"), key).unwrap();
+            }
+        }
+    }
+
+    /// What the master's own people see, whichever master it is.
+    pub fn master(&self) -> Arc<dyn Submissions> {
+        match &self.python {
+            Some(python) => Arc::clone(python) as Arc<dyn Submissions>,
+            None => Arc::new(self.desk()),
+        }
     }
 
     /// Where the master listens, or did.
@@ -178,27 +291,30 @@ impl Scene {
         self.master.as_ref().unwrap().signing_key()
     }
 
-    /// The master's desk.
+    /// Our master's desk.
     pub fn desk(&self) -> Desk {
         self.master.as_ref().unwrap().desk()
     }
 
     /// Gives a task to the master.
     pub fn submit(&self, offer: Offer) {
-        self.desk().submit_offer(offer).unwrap();
+        match &self.python {
+            Some(python) => python.submit_offer(offer),
+            None => drop(self.desk().submit_offer(offer).unwrap()),
+        }
     }
 
     /// A task as the master sees it.
     pub fn view(&self, task: &str) -> SubmissionView {
-        self.desk().view(task, 0, Duration::ZERO).unwrap()
+        self.master().view(task, 0, Duration::ZERO).unwrap()
     }
 
     /// Waits until the master sees this of a task.
     pub fn until_view(&self, task: &str, what: &str, is_it: impl Fn(&SubmissionView) -> bool) -> SubmissionView {
-        let (desk, end) = (self.desk(), Instant::now() + PATIENCE);
+        let (master, end) = (self.master(), Instant::now() + PATIENCE);
         let mut seen = u64::MAX;
         loop {
-            let view = desk.view(task, seen, Duration::from_secs(1)).unwrap();
+            let view = master.view(task, seen, Duration::from_secs(1)).unwrap();
             if is_it(&view) {
                 return view;
             }
@@ -221,9 +337,9 @@ impl Scene {
 
     /// All of a task's standard output that the master has.
     pub fn stdout(&self, task: &str) -> String {
-        let (desk, mut bytes) = (self.desk(), Vec::new());
+        let (master, mut bytes) = (self.master(), Vec::new());
         loop {
-            let part = desk.read(task, 1, bytes.len() as u64, 4 << 20).unwrap();
+            let part = master.read(task, 1, bytes.len() as u64, 4 << 20).unwrap();
             if part.bytes.is_empty() {
                 return String::from_utf8(bytes).unwrap();
             }
@@ -237,6 +353,10 @@ impl Scene {
     }
 
     fn record_of(&self, task: &str, attempt: u32) -> Vec<Event> {
+        if let Some(python) = &self.python {
+            python.check();
+            return python.events(task, attempt);
+        }
         let path = self.dir.join(format!("master/tasks/{task}/{attempt}/record.jsonl"));
         let found = record::parse(&fs::read(path).unwrap_or_default());
         assert_eq!(found.broken, 0, "{task}: lines that can't be read");
@@ -352,6 +472,9 @@ impl Scene {
 
     /// The node's last heartbeat at the master; 0 before the first.
     pub fn heartbeats(&self) -> u64 {
+        if let Some(python) = &self.python {
+            return python.node(&self.identity.node)["heartbeat"].as_u64().unwrap_or(0);
+        }
         let node = self.desk().node(&Id::parse(&self.identity.node).unwrap());
         node.and_then(|row| row.heartbeat).map_or(0, |heartbeat| heartbeat.sequence)
     }

@@ -14,6 +14,7 @@ use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
 
 use super::lanes::Session;
 use super::master::Intent;
+use super::store::Store;
 use super::task::{Around, Task};
 use super::world::World;
 
@@ -48,8 +49,8 @@ pub fn lent() -> Resources {
 
 impl Process {
     /// As `daemon::Worker::start` does it.
-    pub fn start(world: &super::store::Store, now: Duration, now_ms: u64) -> Self {
-        let (held, over) = world.recover();
+    pub fn start(store: &Store, now: Duration, now_ms: u64) -> Self {
+        let (held, over) = store.recover();
         let settings = Settings { lent: lent(), defaults: SpecDefaults::default() };
         let mut coordinator = Coordinator::new(settings, Snapshot::default(), held, now, now_ms);
         coordinator.remember_over(over.iter().cloned());
@@ -143,8 +144,6 @@ impl World {
         if let Some(key) = ending {
             self.process.tasks.remove(&key);
         }
-        let snapshot = self.process.coordinator.snapshot();
-        assert!(snapshot.promised.fits(&lent()), "more is promised than lent: {:?}", snapshot.promised);
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -202,6 +201,12 @@ impl World {
         }
         let before = self.process.tasks.insert(key.clone(), Task::new(spec, marks, is_adoption));
         assert!(before.is_none(), "I2: {key} has two threads");
+        let used = self.process.tasks.values().fold(Resources::default(), |sum, task| sum.plus(&task.spec.needs()));
+        let promised = self.process.coordinator.snapshot().promised;
+        assert!(
+            used.fits(&lent()) && promised.fits(&lent()),
+            "more than is lent: {used:?} used, {promised:?} promised"
+        );
     }
 
     /// A confirmation promises that the attempt is on disk here, with the content that was offered.

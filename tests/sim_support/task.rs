@@ -48,7 +48,7 @@ impl From<Away> for Break {
 }
 
 pub struct Task {
-    spec: TaskSpec,
+    pub spec: TaskSpec,
     marks: Marks,
     /// The cell that the coordinator writes to.
     pub desired: Desired,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hivemind_worker::coordinator::{Event, ShutdownMode};
 use hivemind_worker::node::action::Action;
+use hivemind_worker::node::record::Phase;
 use hivemind_worker::node::snapshot::NodeState;
 
 use super::dice::Dice;
@@ -218,7 +219,6 @@ impl World {
         self.store.heal();
         self.engine.is_away = false;
         self.master.calm_down();
-        self.process.events.push_back(Event::Owner(Action::Resume));
     }
 
     /// Everybody gets a turn.
@@ -227,6 +227,11 @@ impl World {
         self.clock.boot += Duration::from_secs(1);
         if self.process.ends_at.is_some_and(|at| self.clock.boot >= at) {
             self.restart("it does not end: forced");
+        }
+        // A drain the master ends; a pause only the owner, also one that a shutdown waits for.
+        let snapshot = self.process.coordinator.snapshot();
+        if snapshot.state == NodeState::Paused || snapshot.attempts.iter().any(|held| held.phase == Phase::Paused) {
+            self.process.events.push_back(Event::Owner(Action::Resume));
         }
         self.watch_engine();
         self.engine.work(&mut self.dice);

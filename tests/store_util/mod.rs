@@ -2,6 +2,9 @@
 
 #![allow(dead_code)]
 
+pub mod crash;
+pub mod disk;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
