@@ -3,6 +3,7 @@
 
 mod coordinator_support;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use coordinator_support::{GIB, Node, finals, key, offer, settled, started};
