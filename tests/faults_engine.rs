@@ -1,4 +1,5 @@
-//! Rows 25 to 29 of the fault matrix: an engine that is killed or frozen, and what somebody does to a container by hand.
+//! Rows 25 to 29 and 31 of the fault matrix: an engine that is killed or frozen, what somebody does to a container by hand,
+//! and a registry that breaks off.
 //!
 //! The engine of the first rows is the test's own.
 #![allow(clippy::unwrap_used)]
@@ -6,6 +7,11 @@
 mod node_util;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hivemind_worker::docker::DockerHost;
@@ -139,5 +145,45 @@ fn row_29_killed_shim_ends_the_task_with_137() {
     assert_eq!(report.exit_code, Some(137), "{report:?}");
     println!("after {:?}: {} {}", begin.elapsed(), report.outcome, report.reason);
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    scene.until_clean();
+}
+
+/// Says that it is a registry, then breaks off each question for the image.
+fn broken_registry() -> (String, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = format!("{}/broken:1", listener.local_addr().unwrap());
+    let pulls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&pulls);
+    // Ends with the test's process.
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            answer(stream, &counted);
+        }
+    });
+    (name, pulls)
+}
+
+fn answer(mut stream: TcpStream, pulls: &AtomicU32) {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    // The engine tries TLS first.
+    while !head.ends_with(b"\r\n\r\n") && head.first() != Some(&0x16) && stream.read(&mut byte).unwrap_or(0) == 1 {
+        head.push(byte[0]);
+    }
+    if head.starts_with(b"GET /v2/ ") {
+        pulls.fetch_add(1, Ordering::Relaxed);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}");
+    }
+}
+
+#[test]
+fn row_31_pull_that_breaks_off_is_tried_three_times() {
+    let (image, pulls) = broken_registry();
+    let mut scene = Scene::with_master("broken-pull");
+    scene.start(&[]);
+    scene.submit(Offer { image, pull: "if-missing".to_owned(), ..gated("t", "") });
+    let report = scene.until_complete("t");
+    assert_eq!(report.outcome, Outcome::NodeFault, "{report:?}");
+    assert_eq!(pulls.load(Ordering::Relaxed), 3, "{report:?}");
+    assert!(scene.containers_ever("t").is_empty());
     scene.until_clean();
 }

@@ -292,3 +292,36 @@ fn server_that_never_answers_the_handshake_is_left() {
     assert_eq!(disconnected(&mut lane), "server did not finish the TLS handshake in time");
     assert!(started.elapsed() < PATIENCE);
 }
+
+#[test]
+fn row_60_renewed_certificates_of_both_ends_count_from_the_next_connection_on() {
+    let authority = Authority::new();
+    let older = Authority::new();
+    let [chain, key] = authority.issue("localhost");
+    let folder = &authority.folder;
+    // The client's own files, at first from an authority that the server takes.
+    let copy = |from: &[String; 2]| {
+        for (from, name) in from.iter().zip(["own.pem", "own.key"]) {
+            folder.write(name, &std::fs::read_to_string(from).unwrap());
+        }
+        [folder.0.join("own.pem"), folder.0.join("own.key")]
+    };
+    let [own_chain, own_key] = copy(&authority.issue("node"));
+    let identity = Identity::from_files(&own_chain, &own_key).unwrap();
+    let (peer, port) = Peer::server(&["--tls", &chain, &key, "--client-ca", &authority.ca]);
+    let mut lane = lane_with(&format!("https://localhost:{port}"), Some(client_as(&authority, Some(&identity))));
+    assert!(call(&mut lane, request("Echo", "one")).is_ok());
+
+    // Another server in its place, with a renewed certificate, that takes only the renewed one of the client.
+    copy(&older.issue("node"));
+    drop(peer);
+    let [chain, key] = authority.issue("localhost");
+    let again = ["--port", &port.to_string(), "--tls", &chain, &key, "--client-ca", &older.ca];
+    let (_peer, _) = Peer::server(&again);
+    assert_eq!(call(&mut lane, request("Echo", "two")).unwrap().body, b"two");
+
+    // A half-written renewal changes nothing.
+    folder.write("own.pem", "not yet");
+    let mut lane = lane_with(&format!("https://localhost:{port}"), Some(client_as(&authority, Some(&identity))));
+    assert!(call(&mut lane, request("Echo", "three")).is_ok());
+}

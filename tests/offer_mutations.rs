@@ -53,14 +53,15 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
+/// As many as `HM_FAULT_MUTATIONS` says.
 #[test]
 fn mutations_are_refused_or_within_every_range() {
-    const MUTATIONS: usize = 200_000;
+    let mutations = std::env::var("HM_FAULT_MUTATIONS").map_or(200_000, |text| text.parse::<usize>().unwrap());
     let began = Instant::now();
     let seed = good().encode_to_vec();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let (mut taken, mut unread, mut refused) = (0, 0, 0);
-    for round in 0..MUTATIONS {
+    for round in 0..mutations {
         let mut bytes = seed.clone();
         for _ in 0..=random.below(3) {
             mutate(&mut bytes, &mut random);

@@ -1,5 +1,6 @@
 //! After a restart of the worker: takes over what the attempt has at the engine.
 
+use std::fs;
 use std::time::Duration;
 
 use super::capture::{Tail, Writers};
@@ -26,7 +27,7 @@ impl Task {
         let now = (self.context.clock)();
         let is_same_boot = self.marks.boot_id.as_ref() == Some(&self.context.boot_id);
         let noted = self.marks.started_boot_ms.filter(|_| is_same_boot).map(Duration::from_millis);
-        let started = noted.unwrap_or_else(|| now.saturating_sub(age(&found)));
+        let started = noted.unwrap_or_else(|| started_at(&found, now));
         // What the spool has must be asked before there are new writers.
         let recorded = Recorded::from_ends(&self.context.store.stream_ends(&self.spec.key));
         let mut writers = self.writers()?;
@@ -108,11 +109,25 @@ impl Task {
     }
 }
 
-/// How long ago the engine started it. Only by the wall clock, which is all there is when the worker ended before it could
-/// note the time; nothing when that clock stands before the start.
-fn age(found: &ContainerInspect) -> Duration {
-    let started = parse_time(&found.state.started_at).map_or(Duration::MAX, Duration::from_nanos);
-    Duration::from_millis(unix_ms()).saturating_sub(started)
+/// When it was started, where the worker ended before it could note that. What the kernel says of its first process runs on
+/// our clock. The engine's time is of the wall clock, which may have jumped since: it counts unless it is from before this
+/// boot or from the future.
+fn started_at(found: &ContainerInspect, now: Duration) -> Duration {
+    let id = format!("/proc/{}", found.state.pid);
+    let is_it = fs::read_to_string(format!("{id}/cgroup")).is_ok_and(|cgroups| cgroups.contains(&found.id));
+    let by_kernel = is_it.then(|| fs::read_to_string(format!("{id}/stat")).ok()).flatten();
+    by_kernel.and_then(|stat| start_in_stat(&stat)).filter(|started| *started <= now).unwrap_or_else(|| {
+        let started = parse_time(&found.state.started_at).map(Duration::from_nanos);
+        let age = started.and_then(|started| Duration::from_millis(unix_ms()).checked_sub(started));
+        age.and_then(|age| now.checked_sub(age)).unwrap_or(now)
+    })
+}
+
+/// The 22nd field of `/proc/PID/stat` (proc(5)), in ticks of 10 ms since the boot. The second one is a name in parentheses,
+/// which may have anything in it.
+fn start_in_stat(stat: &str) -> Option<Duration> {
+    let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    Some(Duration::from_millis(ticks.checked_mul(10)?))
 }
 
 /// Writes what the log has beyond the spool; whether it could be told where that begins.
@@ -122,4 +137,21 @@ fn fill(log: &Log, writers: &mut Writers, tail: &Tail, recorded: Recorded) -> bo
     tail.push(stderr);
     // A disk that fails here fails the next piece too, which tells it.
     writers.stdout.append(stdout).is_ok() && writers.stderr.append(stderr).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_start_of_a_process() {
+        // As proc(5) has it, with a name that looks like fields.
+        let stat = "7 (a) R 1 (b) S 1 7 7 0 -1 4194560 8 0 0 0 1 2 0 0 20 0 1 0 12345 1000 10";
+        assert_eq!(start_in_stat(stat), Some(Duration::from_millis(123_450)));
+        assert_eq!(start_in_stat("7 (a) S 1"), None);
+        assert_eq!(start_in_stat(""), None);
+        let own = start_in_stat(&fs::read_to_string("/proc/self/stat").unwrap()).unwrap();
+        let now = crate::sys::clock::boottime();
+        assert!(own <= now && now - own < Duration::from_secs(3_600), "{own:?} {now:?}");
+    }
 }

@@ -284,6 +284,16 @@ mod tests {
     }
 
     #[test]
+    fn keeps_ten_thousand_files_and_says_that_there_were_more() {
+        let names: Vec<String> = (0..MAX_FILES + 250).map(|number| format!("output/{number}")).collect();
+        let entries: Vec<_> = names.iter().map(|name| (EntryType::Regular, name.as_bytes(), &b"x"[..])).collect();
+        let (files, cut) = collect(&entries, &["output/**"], u64::MAX);
+        assert_eq!(files.len(), 10_000);
+        assert_eq!(cut[0], "output/10000: only 10000 files are kept");
+        assert_eq!((cut.len(), cut[100].as_str()), (101, "and 150 more"));
+    }
+
+    #[test]
     fn goes_on_with_the_next_folder_after_one_that_broke_off() {
         let patterns = ["a/*".to_owned(), "b/*".to_owned()];
         let mut collection = Collection::new(&patterns, 100);

@@ -11,7 +11,7 @@ use super::gauge::Gauge;
 use super::step::{Break, Step, fault};
 use super::stop::Stopping;
 use super::task::{Ended, Task};
-use super::verdict::{Circumstances, KILLED, judge, parse_time};
+use super::verdict::{Circumstances, KILLED, judge, parse_time, ran_for};
 use crate::docker::{ContainerInspect, CreateBody, Docker, OutputStream, Stop};
 use crate::node::order::{Look, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
@@ -413,8 +413,8 @@ impl Task {
         }
         let (outcome, reason) = judge(&found.state, &run.circumstances);
         let told = parse_time(&found.state.finished_at).zip(parse_time(&found.state.started_at));
-        let duration = told.and_then(|(finished, started)| finished.checked_sub(started));
-        let duration = duration.map_or(measured, |nanos| Duration::from_nanos(nanos).saturating_sub(frozen));
+        let told = told.and_then(|(finished, started)| finished.checked_sub(started)).map(Duration::from_nanos);
+        let duration = ran_for(told, measured + frozen).saturating_sub(frozen);
         Ended { outcome, reason, exit_code: Some(found.state.exit_code), duration, has_container: true, ..ended }
     }
 }

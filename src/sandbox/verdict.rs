@@ -1,5 +1,7 @@
 //! From what the engine says about an ended container to an outcome: pure.
 
+use std::time::Duration;
+
 use crate::docker::ContainerState;
 use crate::node::record::Outcome;
 
@@ -7,6 +9,9 @@ use crate::node::record::Outcome;
 pub const KILLED: i64 = 137;
 /// As [`KILLED`], after SIGTERM.
 const TERMINATED: i64 = 143;
+
+/// Between the engine's start of a container and our own note of it, and what two clocks may drift apart in a long run.
+const TOLERANCE: Duration = Duration::from_secs(60);
 
 /// What the worker itself had done or seen by the time the container ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +41,12 @@ pub fn judge(state: &ContainerState, circumstances: &Circumstances) -> (Outcome,
         code @ 129..=192 => (Outcome::Failed, format!("ended by signal {}", code - 128)),
         code => (Outcome::Failed, format!("exit code {code}")),
     }
+}
+
+/// How long the container ran. The engine's own times are exact, also where its end was seen late, but of the wall clock:
+/// what they say counts unless that clock has jumped, so that it would have run for longer than it was followed.
+pub fn ran_for(told: Option<Duration>, measured: Duration) -> Duration {
+    told.filter(|told| *told <= measured + TOLERANCE).unwrap_or(measured)
 }
 
 /// Nanoseconds since 1970 of an RFC 3339 time in UTC, as the engine writes it; `None` for its zero time and for
@@ -93,6 +104,15 @@ mod tests {
             assert_eq!(judge(&state, circumstances).0, outcome, "{state:?} {circumstances:?}");
         }
         assert_eq!(judge(&ended(139, false), &alone).1, "ended by signal 11");
+    }
+
+    #[test]
+    fn a_wall_clock_that_jumps_makes_no_long_run() {
+        let seconds = Duration::from_secs;
+        assert_eq!(ran_for(Some(seconds(5)), seconds(9)), seconds(5), "its end was seen late");
+        assert_eq!(ran_for(Some(seconds(6)), seconds(5)), seconds(6), "it was started before we knew");
+        assert_eq!(ran_for(Some(seconds(315_360_000)), seconds(5)), seconds(5), "ten years ahead");
+        assert_eq!(ran_for(None, seconds(5)), seconds(5), "back");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Fail points: named places at which the process ends as if killed, so that a test drives a crash to the moment that it
-//! means instead of hoping for it. `HIVEMIND_FAIL_AT=NAME` names one, `NAME:3` its third passing.
+//! means instead of hoping for it. `HIVEMIND_FAIL_AT=NAME` names one, `NAME:3` its third passing. And clocks that jump: the
+//! file that `HIVEMIND_CLOCKS` names has the seconds by which the boot clock and the wall clock are ahead, or behind.
 //!
-//! Only builds with debug assertions have them; in the shipped one [`pass`] is empty and the variable is never read.
+//! Only builds with debug assertions have them; in the shipped one the functions do nothing and no variable is read.
 
 /// Moments of an attempt's life at the node, in order. The names in the variable are `K0` to `K13`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,17 +42,36 @@ pub enum FailPoint {
 #[inline]
 pub fn pass(_: FailPoint) {}
 
+/// A clock that can jump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Counts suspend.
+    Boot,
+    /// Tells the time of day.
+    Wall,
+}
+
+/// The time as the test wants it.
+#[cfg(not(debug_assertions))]
+#[inline]
+pub fn shift(now: std::time::Duration, _: Clock) -> std::time::Duration {
+    now
+}
+
 #[cfg(debug_assertions)]
-pub use armed::pass;
+pub use armed::{pass, shift};
 
 #[cfg(debug_assertions)]
 mod armed {
+    use std::fs;
+    use std::path::PathBuf;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
 
     use rustix::process::{Signal, getpid, kill_process};
 
-    use super::FailPoint;
+    use super::{Clock, FailPoint};
 
     /// The point, and its passings that are still let through.
     struct Armed {
@@ -68,6 +88,18 @@ mod armed {
             // Not an exit: no destructor, no buffer and no other thread gets a word in. The call does not return.
             let _ = kill_process(getpid(), Signal::KILL);
         }
+    }
+
+    /// The time as the test wants it; asked for at each reading, so that a clock can jump in the middle of a life.
+    pub fn shift(now: Duration, clock: Clock) -> Duration {
+        static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let Some(path) = FILE.get_or_init(|| std::env::var_os("HIVEMIND_CLOCKS").map(PathBuf::from)) else {
+            return now;
+        };
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let ahead = text.split_whitespace().nth(clock as usize).and_then(|word| word.parse::<i64>().ok()).unwrap_or(0);
+        let by = Duration::from_secs(ahead.unsigned_abs());
+        if ahead < 0 { now.saturating_sub(by) } else { now.saturating_add(by) }
     }
 
     fn parse(text: &str) -> Option<Armed> {

@@ -3,9 +3,12 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::failpoint::{self, Clock};
+
 /// Milliseconds since 1970; 0 when the clock stands before that.
 pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(failpoint::shift(since, Clock::Wall).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Year, month and day of UTC, this many days after 1970-01-01.

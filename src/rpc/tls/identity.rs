@@ -1,20 +1,35 @@
-//! A certificate chain with its private key, from PEM files: who a server, or a client that is asked, says it is.
+//! A certificate chain with its private key, from PEM files: who a server, or a client that is asked, says it is. Files that
+//! are renewed count from the next connection on; while they can't be used, what was there before does.
 
 use std::fmt;
-use std::path::Path;
-use std::sync::Arc;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 
 use super::{Part, TlsError, certificates, read_pem};
 
 /// A certificate chain and the key that fits it.
 #[derive(Clone)]
-pub struct Identity(Arc<CertifiedKey>);
+pub struct Identity(Arc<Files>);
+
+/// What tells that a file is another one than before.
+type Stamp = [Option<(SystemTime, u64)>; 2];
+
+pub(super) struct Files {
+    chain: PathBuf,
+    key: PathBuf,
+    held: Mutex<(Stamp, Arc<CertifiedKey>)>,
+}
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,31 +44,90 @@ impl Identity {
     /// # Errors
     /// Names the file that cannot be read or used, or that key and certificate do not belong together.
     pub fn from_files(chain: &Path, key: &Path) -> Result<Identity, TlsError> {
-        let certificates = certificates(chain, Part::Chain)?;
-        if certificates.is_empty() {
-            return Err(Part::Chain.garbled(chain, "it has no PEM section CERTIFICATE"));
-        }
-        let pem = read_pem(key, Part::Key)?;
-        let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
-            pem::Error::NoItemsFound => {
-                Part::Key.garbled(key, "it has no PEM section PRIVATE KEY without a passphrase")
-            }
-            error => Part::Key.garbled(key, error),
-        })?;
-        match CertifiedKey::from_der(certificates, private, &ring::default_provider()) {
-            Ok(certified) => Ok(Identity(Arc::new(certified))),
-            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-                Err(TlsError::KeyMismatch { chain: chain.to_owned(), key: key.to_owned() })
-            }
-            // Beside the key only the first certificate is looked into.
-            Err(error @ Error::InvalidCertificate(_)) => Err(Part::Chain.garbled(chain, error)),
-            Err(error) => Err(Part::Key.garbled(key, error)),
-        }
+        let held = Mutex::new((stamp(chain, key), read(chain, key)?));
+        Ok(Identity(Arc::new(Files { chain: chain.to_owned(), key: key.to_owned(), held })))
     }
 
     /// The same certificate for every peer.
-    pub(super) fn resolver(&self) -> Arc<SingleCertAndKey> {
-        Arc::new(SingleCertAndKey::from(Arc::clone(&self.0)))
+    pub(super) fn resolver(&self) -> Arc<Files> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Files {
+    /// As the files are now.
+    fn current(&self) -> Arc<CertifiedKey> {
+        let now = stamp(&self.chain, &self.key);
+        if self.held().0 != now {
+            // Without the lock: another handshake may go on, at the worst with the old one.
+            match read(&self.chain, &self.key) {
+                Ok(renewed) => {
+                    log::info!("uses the renewed certificate in {}", self.chain.display());
+                    *self.held() = (now, renewed);
+                }
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
+                    log::warn!("goes on with the certificate from before: failed to {error}{cause}");
+                    self.held().0 = now;
+                }
+            }
+        }
+        Arc::clone(&self.held().1)
+    }
+
+    fn held(&self) -> MutexGuard<'_, (Stamp, Arc<CertifiedKey>)> {
+        // Each change is one assignment, so that a panic elsewhere leaves it whole.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Files")
+    }
+}
+
+impl ResolvesClientCert for Files {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl ResolvesServerCert for Files {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
+
+fn stamp(chain: &Path, key: &Path) -> Stamp {
+    [chain, key].map(|path| {
+        let facts = fs::metadata(path).ok()?;
+        Some((facts.modified().ok()?, facts.len()))
+    })
+}
+
+fn read(chain: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
+    let certificates = certificates(chain, Part::Chain)?;
+    if certificates.is_empty() {
+        return Err(Part::Chain.garbled(chain, "it has no PEM section CERTIFICATE"));
+    }
+    let pem = read_pem(key, Part::Key)?;
+    let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
+        pem::Error::NoItemsFound => Part::Key.garbled(key, "it has no PEM section PRIVATE KEY without a passphrase"),
+        error => Part::Key.garbled(key, error),
+    })?;
+    match CertifiedKey::from_der(certificates, private, &ring::default_provider()) {
+        Ok(certified) => Ok(Arc::new(certified)),
+        Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err(TlsError::KeyMismatch { chain: chain.to_owned(), key: key.to_owned() })
+        }
+        // Beside the key only the first certificate is looked into.
+        Err(error @ Error::InvalidCertificate(_)) => Err(Part::Chain.garbled(chain, error)),
+        Err(error) => Err(Part::Key.garbled(key, error)),
     }
 }
 
