@@ -209,7 +209,9 @@ fn row_08_k7_started_container_is_reattached_and_its_time_runs_from_its_start() 
     let report = scene.until_complete(TASK);
     assert_eq!(report.outcome, Outcome::TimedOut, "{report:?}");
     let ran = Duration::from_millis(report.duration_ms);
-    assert!(ran >= TIMEOUT && ran < TIMEOUT + Duration::from_secs(3), "counted from the start: {ran:?}");
+    // The kernel's start of the process is a little before the engine's of the container.
+    let early = TIMEOUT - Duration::from_millis(500);
+    assert!(ran >= early && ran < TIMEOUT + Duration::from_secs(3), "counted from the start: {ran:?}");
     assert_eq!(scene.starts().0.len(), 1);
     scene.until_clean();
 
