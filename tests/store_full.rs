@@ -61,7 +61,8 @@ fn full_child() {
             break;
         }
     }
-    let text = "long ".repeat(200_000);
+    // Larger than what a try at the reserve may have held just now, and gives back.
+    let text = "long ".repeat(400_000);
     open1.store.commit(1_002, vec![note(&first, &text)]);
     assert!(open1.events.recv_timeout(Duration::from_secs(3)).is_err(), "it must wait");
 
