@@ -216,7 +216,8 @@ bench_grpc() {
 
 # The node's back-off has reached its longest pause by then, as after an outage of an hour.
 SESSION_OUTAGE_S=${SESSION_OUTAGE_S:-120}
-SESSION_RESULTS=${SESSION_RESULTS:-100}
+# As many as a node runs at a time, on two processors.
+SESSION_RESULTS=${SESSION_RESULTS:-64}
 
 bench_session() {
     local output

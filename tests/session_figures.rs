@@ -45,10 +45,10 @@ fn results_that_waited_arrive_soon_after_the_master_is_back() {
     let outage = Duration::from_secs(amount("HM_FIGURES_OUTAGE_S", 0) as u64);
     let mut scene = Scene::with_master("figure-outage");
     let slots = results.to_string();
-    scene.start(&["--cpus", "100", "--memory", "100GiB", "--slots", &slots]);
+    scene.start(&["--slots", &slots]);
     let name = |number: usize| format!("t{number:03}");
     for number in 0..results {
-        let small = Offer { cpu_millis: 100, memory_bytes: 24 << 20, disk_bytes: 4 << 20, ..gated(&name(number), "") };
+        let small = Offer { cpu_millis: 30, memory_bytes: 24 << 20, disk_bytes: 4 << 20, ..gated(&name(number), "") };
         scene.submit(small);
     }
     (0..results).for_each(|number| scene.until_up(&name(number)));
@@ -82,7 +82,10 @@ fn a_large_output_does_not_hold_up_the_lines_of_another_task() {
     let mib = amount("HM_FIGURES_MIB", 16);
     let mut scene = Scene::with_master("figure-live");
     scene.start(&["--slots", "2"]);
-    scene.submit(gated("large", &format!("open('output/big', 'wb').write(os.urandom({mib} << 20))\n")));
+    let program = format!(
+        "with open('output/big', 'wb') as big:\n    for _ in range({mib}):\n        big.write(os.urandom(1 << 20))\n"
+    );
+    scene.submit(gated("large", &program));
     scene.until_up("large");
     let program = "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])\n\
         while True:\n    print(time.time(), flush=True)\n    time.sleep(0.05)\n";
