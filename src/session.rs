@@ -13,8 +13,10 @@ use crate::coordinator::Event;
 use crate::grpc::{CallError, CallId, Code};
 use crate::node::id::AttemptKey;
 use crate::node::order::{CancelState, Directive, Refusal};
+use crate::node::record::Phase;
 use crate::node::resources::Resources;
 use crate::node::snapshot::Snapshot;
+use crate::rpc::backoff::Urgency;
 use crate::rpc::master::{Master, MasterEvent, Orders, Registration, Reply};
 use crate::sys::clock::boottime;
 use crate::sys::failpoint::{self, FailPoint};
@@ -167,6 +169,8 @@ impl SessionThread {
                 }
                 self.obey(order);
             }
+            let urgency = urgency(self.parts.snapshot.latest().attempts.iter().map(|attempt| attempt.phase));
+            self.parts.master.lane().set_urgency(urgency);
             self.act(boottime());
             let due = self.due();
             let event = self.parts.master.next(due);
@@ -446,6 +450,14 @@ impl SessionThread {
     }
 }
 
+/// Results wait for a session as much as for the lane that carries them.
+fn urgency(mut phases: impl Iterator<Item = Phase>) -> Urgency {
+    match phases.any(|phase| phase == Phase::Reporting) {
+        true => Urgency::ResultsWait,
+        false => Urgency::Normal,
+    }
+}
+
 /// What the owner should know of a clock that is far from the master's. In whole units, so that the same is said again
 /// in the same words.
 fn clock_words(here: Duration, there: Duration) -> Option<String> {
@@ -469,6 +481,12 @@ fn clock_words(here: Duration, there: Duration) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_result_that_waits_makes_it_urgent() {
+        assert_eq!(urgency([Phase::Running, Phase::Reporting].into_iter()), Urgency::ResultsWait);
+        assert_eq!(urgency([Phase::Running, Phase::Collecting].into_iter()), Urgency::Normal);
+    }
 
     #[test]
     fn a_clock_that_is_far_off_is_told_in_words() {

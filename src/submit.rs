@@ -124,6 +124,10 @@ impl SubmitThread {
             self.is_registered = session.token.is_some();
             let token = session.token.as_ref().map(|token| token.0.clone());
             self.parts.master.set_session(&session.node_id, token);
+            if self.is_registered {
+                // The other lane has just reached the master.
+                self.parts.master.lane().retry_now();
+            }
             self.not_before = Duration::ZERO;
             self.pause = FIRST_PAUSE;
         }

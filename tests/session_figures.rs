@@ -74,7 +74,8 @@ fn results_that_waited_arrive_soon_after_the_master_is_back() {
     for number in 0..results {
         assert_eq!(how(&scene.checked_report(&name(number))), (Outcome::Succeeded, Some(0)));
     }
-    assert!(all < Duration::from_secs(90), "{all:?}");
+    assert!(first <= Duration::from_secs(35), "a pause of at most 30 s, then two steps of a registration: {first:?}");
+    assert!(all <= Duration::from_secs(60), "{all:?}");
 }
 
 #[test]
