@@ -83,7 +83,7 @@ fn bytes_arrive_equal_through_failures_and_half_chunks() {
             // It arrived, but the answer is lost with the connection.
             2 => {
                 master.receive(&piece, usize::MAX);
-                outbox.rewind_all();
+                outbox.failed(&piece);
             }
             3 => {
                 let ack = master.receive(&piece, piece_len(&piece) / 2);
@@ -143,7 +143,7 @@ fn one_event_of_an_attempt_and_one_chunk_of_a_stream_are_under_way() {
     let outbox = open.outbox();
     let pieces: Vec<_> = std::iter::from_fn(|| outbox.next_piece(2)).collect();
     assert_eq!(pieces.len(), 3);
-    outbox.rewind_all();
+    pieces.iter().for_each(|piece| outbox.failed(piece));
     let again: Vec<_> = std::iter::from_fn(|| outbox.next_piece(2)).collect();
     assert_eq!(again.len(), 3);
     // What the master can't have, it can't acknowledge.

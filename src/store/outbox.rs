@@ -39,8 +39,8 @@ pub enum Ack {
 }
 
 /// A handle to what waits for the master. Each piece that it gives must come back by [`Outbox::acked`],
-/// [`Outbox::failed`], [`Outbox::refused`] or [`Outbox::rewind_all`]: until then nothing more of that stream, or no
-/// further event of that attempt, is given.
+/// [`Outbox::failed`] or [`Outbox::refused`]: until then nothing more of that stream, or no further event of that
+/// attempt, is given.
 #[derive(Clone)]
 pub struct Outbox(Arc<Shared>);
 
@@ -182,12 +182,6 @@ impl Outbox {
             }
         }
         self.tell_store(Urgency::Now);
-    }
-
-    /// Nothing is on its way any more, for instance because the connection is new: all that is not acknowledged is
-    /// given again.
-    pub fn rewind_all(&self) {
-        self.queue().rewind_all();
     }
 
     /// Attempts with something that the master does not have, and bytes of their streams.

@@ -381,16 +381,6 @@ impl Queue {
         }
     }
 
-    /// Nothing is on its way any more.
-    pub(super) fn rewind_all(&mut self) {
-        for entry in self.attempts.values_mut() {
-            entry.is_event_in_flight = false;
-            for stream in entry.streams.values_mut() {
-                stream.flight = None;
-            }
-        }
-    }
-
     /// Adds a note to a record, unless it has too many of the kind.
     pub(super) fn note(&mut self, key: &AttemptKey, text: String) {
         let Some(entry) = self.attempts.get_mut(key) else { return };

@@ -237,7 +237,7 @@ fn deliver(open: &Open, master: &mut FileMaster, dice: &mut Dice) {
         let Some(piece) = outbox.next_piece(size) else { return };
         let ack = master.receive(&piece);
         match dice.roll(10) {
-            0 => outbox.rewind_all(),
+            0 => outbox.failed(&piece),
             _ => drop(outbox.acked(&piece.key, ack)),
         }
     }

@@ -46,7 +46,7 @@ fn an_acknowledgement_below_the_end_rewinds_and_one_beyond_it_is_cut() {
     assert!(queue.acked_stream(&key, (1, 1), u64::MAX));
     assert_eq!(chunk(queue.select(6)), Some((8, 2, true)));
     // What was offered once may have arrived, though its call failed.
-    queue.rewind_all();
+    queue.rewind_stream(&key, (1, 1));
     assert!(queue.acked_stream(&key, (1, 1), 10));
     assert_eq!(chunk(queue.select(6)), Some((10, 0, true)));
     assert_eq!(queue.pending(), (0, 0));
