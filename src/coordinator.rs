@@ -266,26 +266,18 @@ impl Coordinator {
         let Some(attempt) = self.roster.find(key).filter(|attempt| attempt.is_open()) else {
             return;
         };
-        if attempt.has_thread || self.is_left_alone(attempt) {
+        if attempt.has_thread || self.past.leaves_alone(attempt) {
             self.order_stop(key, StopOrder { outcome, reason, max_grace: None });
         } else {
             self.finish(key, FinalReport::without_run(outcome, reason));
         }
     }
 
-    /// Whether it may have a container that nobody looks after in this life.
-    fn is_left_alone(&self, attempt: &Attempt) -> bool {
-        self.past.safe_because.is_some() && attempt.phase > Phase::Queued && !attempt.has_thread
-    }
-
     /// The first order stands: who wins was decided then. It is kept, so that a restart carries it out, and acts at once,
     /// whatever the disk does.
     fn order_stop(&mut self, key: &AttemptKey, order: StopOrder) {
-        let can_be = |attempt: &&Attempt| attempt.is_open() && (attempt.has_thread || self.is_left_alone(attempt));
-        if self.roster.find(key).filter(can_be).is_none() {
-            return;
-        }
-        let Some(attempt) = self.roster.find_mut(key) else { return };
+        let can_be = |attempt: &Attempt| attempt.is_open() && (attempt.has_thread || self.past.leaves_alone(attempt));
+        let Some(attempt) = self.roster.find_mut(key).filter(|attempt| can_be(attempt)) else { return };
         if attempt.marks.stop.is_none() {
             attempt.marks.stop = Some(order.clone());
             self.records.push(Record::Marks { key: key.clone(), marks: attempt.marks.clone() });

@@ -43,9 +43,9 @@ impl Coordinator {
     /// Attempts of which something may be at the engine, or soon will be. Until its end is recorded, only the container
     /// knows the result; of one that was given up nobody wants to know it.
     pub fn held(&self) -> BTreeSet<AttemptKey> {
-        let is_recorded = |key: &AttemptKey| !self.waiting().any(|what| what.is_record_of(key));
+        let is_unrecorded = |key: &AttemptKey| self.waiting().any(|what| what.is_record_of(key));
         let held = self.roster.iter().filter(|attempt| {
-            let is_wanted = !self.past.gives_up(&attempt.marks) && !is_recorded(&attempt.spec.key);
+            let is_wanted = !self.past.gives_up(&attempt.marks) && is_unrecorded(&attempt.spec.key);
             attempt.is_open() || attempt.has_thread || is_wanted
         });
         held.map(|attempt| attempt.spec.key.clone()).collect()

@@ -11,6 +11,7 @@ use crate::node::offer::Offer;
 use crate::node::order::{CancelState, Desired, Directive, Marks, Refusal, TaskNews};
 use crate::node::record::{EventKind, FinalReport, Phase};
 use crate::node::resources::Resources;
+use crate::node::roster::Attempt;
 use crate::node::snapshot::CallCounts;
 use crate::node::snapshot::{EngineView, HostSample};
 use crate::node::spec::{FieldError, SpecDefaults, TaskSpec};
@@ -150,6 +151,11 @@ impl Past {
     /// Whether an attempt with these marks was there at too many crashes.
     pub(super) fn gives_up(&self, marks: &Marks) -> bool {
         self.crash_limit > 0 && marks.crashes >= self.crash_limit
+    }
+
+    /// Whether an attempt may have a container that nobody looks after in this life.
+    pub(super) fn leaves_alone(&self, attempt: &Attempt) -> bool {
+        self.safe_because.is_some() && attempt.phase > Phase::Queued && !attempt.has_thread
     }
 }
 
