@@ -3,7 +3,6 @@
 
 mod coordinator_support;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use coordinator_support::{GIB, Node, finals, key, offer, settled, started};
@@ -514,91 +513,4 @@ fn no_answer_to_a_cancellation_tells_of_an_order_or_an_end_that_could_be_lost() 
     assert_eq!(answers(node.settle()), 1, "of the one that waited the end is kept now");
     node.tell(Event::Tick);
     assert_eq!(answers(node.settle()), 1, "and the order to stop the other one");
-}
-
-#[test]
-fn of_a_thousand_tasks_at_once_those_beyond_the_capacity_are_refused() {
-    let mut node = Node::new(Vec::new());
-    let many: Vec<Offer> = (0..1_000).map(|number| offer(&format!("t{number}"), GIB / 2)).collect();
-    let begin = std::time::Instant::now();
-    let effects = node.offer(many);
-    println!("decided in {:?}", begin.elapsed());
-    let (taken, refused) = settled(&effects);
-    assert_eq!(started(&effects).len(), 4, "as many as there are CPUs and memory for");
-    assert_eq!((taken.len() + refused.len(), taken.len()), (1_000, 64));
-    assert!(refused.iter().all(|refusal| refusal.code == "capacity"), "{:?}", refused[0]);
-    assert_eq!(node.coordinator.snapshot().attempts.len(), taken.len());
-}
-
-/// Whatever the order of a cancellation, the end, the commits and the delivery: one final report, which stands.
-#[test]
-fn of_ten_thousand_races_of_cancellation_and_end_each_has_one_report() {
-    let mut outcomes = BTreeSet::new();
-    for seed in 1..=10_000u64 {
-        let mut state = seed;
-        let mut next = |below: u64| {
-            // Splitmix64.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (mixed ^ (mixed >> 31)) % below
-        };
-        let mut node = Node::new(Vec::new());
-        node.send_offers(vec![offer("a", GIB)]);
-        let (mut seen, mut tickets, mut is_delivered) = (Vec::new(), Vec::new(), false);
-        let mut events: Vec<u64> = vec![0, 0, 1, 2];
-        let mut steps = 0;
-        loop {
-            let effects = node.coordinator.take_effects();
-            tickets.extend(effects.iter().filter_map(|effect| match effect {
-                Effect::Commit { ticket, .. } => Some(*ticket),
-                _ => None,
-            }));
-            seen.extend(effects);
-            steps += 1;
-            assert!(steps < 100, "seed {seed} does not end");
-            let has_started = !started(&seen).is_empty();
-            let has_report = !finals(&seen).is_empty();
-            // The store answers in order, and now and then before the next event.
-            if !tickets.is_empty() && (events.is_empty() || next(2) == 0) {
-                let ticket = tickets.remove(0);
-                node.tell(Event::Durable(ticket));
-                if has_report && tickets.is_empty() && !is_delivered && next(2) == 0 {
-                    is_delivered = true;
-                    node.tell(Event::Delivered(key("a")));
-                }
-                continue;
-            }
-            if events.is_empty() {
-                break;
-            }
-            let at = usize::try_from(next(events.len() as u64)).unwrap();
-            match events[at] {
-                // The thread tells its end once it runs, whatever it was told meanwhile.
-                1 if !has_started => {
-                    if tickets.is_empty() {
-                        // Cancelled before anything ran: no thread, no end of it.
-                        events.remove(at);
-                    }
-                    continue;
-                }
-                1 => {
-                    let stop = seen
-                        .iter()
-                        .any(|effect| matches!(effect, Effect::SetDesired { desired, .. } if desired.stop.is_some()));
-                    let outcome = if stop && next(2) == 0 { Outcome::Cancelled } else { Outcome::Succeeded };
-                    let report = Box::new(FinalReport::without_run(outcome, ""));
-                    node.tell(Event::Task(key("a"), TaskNews::Finished(report)));
-                }
-                2 => node.tell(Event::Owner(Action::StopTask(key("a")))),
-                _ => node.tell(Event::Cancel { key: key("a"), reason: String::new(), is_superseded: false }),
-            }
-            events.remove(at);
-        }
-        let reports = finals(&seen);
-        assert_eq!(reports.len(), 1, "seed {seed}: {seen:#?}");
-        outcomes.insert(reports[0].to_string());
-        assert!(is_delivered || node.coordinator.snapshot().attempts.len() == 1, "seed {seed}");
-    }
-    assert_eq!(outcomes.into_iter().collect::<Vec<_>>(), ["Cancelled", "Succeeded"], "both win now and then");
 }

@@ -5,6 +5,9 @@
 //! output as it was written, and nothing left at the engine.
 #![allow(clippy::unwrap_used)]
 
+#[path = "sim_support/dice.rs"]
+#[allow(dead_code, reason = "each test file uses a part")]
+mod dice;
 mod node_util;
 mod registry_util;
 
@@ -13,6 +16,7 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
+use dice::Dice;
 use hivemind_worker::monitor::Submissions;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::record::{FinalReport, Outcome, Phase};
@@ -294,14 +298,7 @@ fn row_14_k13_cleanup_is_finished() {
 fn kills_at_points_of_a_seeds_choice_lose_and_double_nothing() {
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let (kills, seed) = (number("HM_KILLS", 3), number("HM_KILLS_SEED", 1));
-    let mut state = seed;
-    let mut next = |below: u64| {
-        // Splitmix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % below
-    };
+    let mut dice = Dice::new(seed);
     let mut died = 0;
     let mut round = 0;
     while died < kills {
@@ -311,13 +308,13 @@ fn kills_at_points_of_a_seeds_choice_lose_and_double_nothing() {
         scene.submit(short());
         let mut said = Vec::new();
         // Up to three lives that end early.
-        for _ in 0..=next(3) {
-            let point = match next(13) {
+        for _ in 0..=dice.below(3) {
+            let point = match dice.below(13) {
                 // Nothing is pulled here.
                 4 => 13,
                 point => point,
             };
-            let point = format!("K{point}:{}", 1 + next(2));
+            let point = format!("K{point}:{}", 1 + dice.below(2));
             said.push(point.clone());
             scene.env = patient();
             scene.env.push(("HIVEMIND_FAIL_AT".to_owned(), point));
