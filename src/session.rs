@@ -17,7 +17,7 @@ use crate::node::record::Phase;
 use crate::node::resources::Resources;
 use crate::node::snapshot::Snapshot;
 use crate::rpc::backoff::Urgency;
-use crate::rpc::master::{Master, MasterEvent, Orders, Registration, Reply};
+use crate::rpc::master::{Master, MasterEvent, Orders, Registration, Reply, Settled};
 use crate::sys::clock::boottime;
 use crate::sys::failpoint::{self, FailPoint};
 use crate::sys::text::printable;
@@ -127,8 +127,7 @@ pub struct SessionThread {
     backlog: VecDeque<Order>,
     poll: Poll,
     last_poll: u64,
-    taken: Vec<u64>,
-    refused: Vec<Refusal>,
+    settled: Settled,
     heartbeat_interval: Duration,
     next_heartbeat: Duration,
     next_report: Duration,
@@ -148,8 +147,7 @@ impl SessionThread {
             backlog: VecDeque::new(),
             poll: Poll::None { due: now },
             last_poll: 0,
-            taken: Vec::new(),
-            refused: Vec::new(),
+            settled: Settled::default(),
             heartbeat_interval: Duration::from_secs(10),
             next_heartbeat: now,
             next_report: now,
@@ -182,8 +180,8 @@ impl SessionThread {
         match order {
             Order::SettlePoll { poll, taken, refused } => {
                 let pause = if taken.is_empty() { POLL_PAUSE } else { Duration::ZERO };
-                self.taken.extend(taken);
-                self.refused.extend(refused);
+                self.settled.taken.extend(taken);
+                self.settled.refused.extend(refused);
                 if matches!(self.poll, Poll::Deciding { number } if number == poll) {
                     self.poll = Poll::None { due: boottime() + pause };
                 }
@@ -253,7 +251,7 @@ impl SessionThread {
 
     fn open_poll(&mut self, snapshot: &Snapshot) {
         self.last_poll += 1;
-        let call = self.parts.master.assign(self.last_poll, snapshot, POLL_WAIT, &self.taken, &self.refused);
+        let call = self.parts.master.assign(self.last_poll, snapshot, POLL_WAIT, &self.settled);
         self.poll = Poll::Open { call, free: snapshot.free };
     }
 
@@ -283,7 +281,7 @@ impl SessionThread {
             MasterEvent::Connected => self.handle_connected(),
             MasterEvent::Disconnected(reason) => self.handle_lost(&reason),
             MasterEvent::Reply(call, reply) => {
-                if matches!(self.poll, Poll::Open { call: poll, .. } if call > poll) && !self.taken.is_empty() {
+                if matches!(self.poll, Poll::Open { call: poll, .. } if call > poll) && !self.settled.taken.is_empty() {
                     failpoint::pass(FailPoint::Confirmed);
                 }
                 self.handle_reply(reply);
@@ -333,8 +331,7 @@ impl SessionThread {
             Reply::Reported(orders) => self.handle_orders(orders),
             Reply::Assigned { poll, offers, orders } => {
                 // The answer confirms that what the poll said has arrived.
-                self.taken.clear();
-                self.refused.clear();
+                self.settled = Settled::default();
                 self.tell(Event::MasterHeard { lease: None, trust_percent: None });
                 if offers.is_empty() {
                     self.poll = Poll::None { due: boottime() + POLL_PAUSE };
@@ -405,6 +402,10 @@ impl SessionThread {
             && open == call
         {
             self.poll = Poll::None { due: boottime() + FAILED_POLL_PAUSE };
+            if error.is_answer_too_large {
+                warn!("the master's answer with tasks can't be read: {}", error.status.message);
+                self.settled.was_too_large = true;
+            }
         }
         if error.status.code == Code::Unauthenticated && self.is_registered() && Some(call) > self.registration {
             info!("the master wants this node to register again: {}", printable(&error.status.message));

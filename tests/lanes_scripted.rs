@@ -113,6 +113,27 @@ impl Running {
 }
 
 #[test]
+fn after_an_answer_that_was_too_large_the_next_poll_says_so() {
+    let (mut server, url) = server();
+    let session = start_session(&url);
+    let until = boottime() + PATIENCE;
+    let mut said = Vec::new();
+    while said.len() < 3 {
+        let (call, method, body) = request(&mut server, until).expect("no poll came");
+        match plain_answer(&method, &body, 3_600_000) {
+            Some(answer) => server.respond(call, Ok(answer)),
+            None => {
+                said.push(TaskAssignmentRequest::decode(body.as_slice()).unwrap().last_answer_too_large);
+                // One byte over the limit of the contract, then an answer without work.
+                server.respond(call, Ok(vec![0; if said.len() == 1 { (32 << 20) + 1 } else { 0 }]));
+            }
+        }
+    }
+    assert_eq!(said, [false, true, false]);
+    session.stop();
+}
+
+#[test]
 fn a_poll_that_fails_during_a_registration_is_made_again() {
     let (mut server, url) = server();
     let session = start_session(&url);

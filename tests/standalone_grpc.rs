@@ -161,6 +161,7 @@ impl<'a> Node<'a> {
             wait_ms,
             taken: taken.to_vec(),
             refused: Vec::new(),
+            last_answer_too_large: false,
         };
         self.call(ASSIGN_TASK, &request).unwrap()
     }

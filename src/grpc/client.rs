@@ -80,13 +80,15 @@ pub struct CallError {
     pub metadata: Metadata,
     /// What the server said beside it, such as grpc-retry-pushback-ms.
     pub trailers: Metadata,
+    /// The answer was longer than this side takes, and was thrown away unread.
+    pub is_answer_too_large: bool,
 }
 
 impl CallError {
     /// A failure without words from the server.
     pub fn new(code: Code, message: impl Into<String>, processed: Processed) -> CallError {
         let (metadata, trailers) = (Metadata::default(), Metadata::default());
-        CallError { status: Status::new(code, message), processed, metadata, trailers }
+        CallError { status: Status::new(code, message), processed, metadata, trailers, is_answer_too_large: false }
     }
 
     /// The deadline has passed.
@@ -390,7 +392,10 @@ impl Client {
         self.connection.reserve_window(stream, call.message.missing());
         match taken {
             Err(status) => {
-                self.fail(stream, CallError { status, ..CallError::new(Code::Internal, "", Processed::Maybe) })
+                // Only a message's length gives this code before the server's own status.
+                let is_answer_too_large = status.code == Code::ResourceExhausted;
+                let error = CallError::new(status.code, status.message, Processed::Maybe);
+                self.fail(stream, CallError { is_answer_too_large, ..error })
             }
             Ok(()) if end_stream => self.finish(stream, &[]),
             Ok(()) => {}
@@ -508,7 +513,10 @@ impl Call {
         };
         match outcome {
             Ok(body) => Ok(Response { metadata: self.metadata, trailers, body }),
-            Err(status) => Err(CallError { status, processed: Processed::Maybe, metadata: self.metadata, trailers }),
+            Err(status) => {
+                let error = CallError::new(status.code, status.message, Processed::Maybe);
+                Err(CallError { metadata: self.metadata, trailers, ..error })
+            }
         }
     }
 }

@@ -97,6 +97,17 @@ pub enum Verdict {
     Refused(String),
 }
 
+/// What a poll tells of the answer to the poll before.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// Offers that are on disk.
+    pub taken: Vec<u64>,
+    /// Offers that will not be.
+    pub refused: Vec<Refusal>,
+    /// The answer was longer than this node takes, and was not read.
+    pub was_too_large: bool,
+}
+
 /// Offers of a poll, by their ids.
 pub type Offers = Vec<(u64, Result<Box<Offer>, FieldError>)>;
 
@@ -276,15 +287,8 @@ impl Master {
     }
 
     /// Opens the long poll.
-    pub fn assign(
-        &mut self,
-        poll: u64,
-        snapshot: &Snapshot,
-        wait: Duration,
-        taken: &[u64],
-        refused: &[Refusal],
-    ) -> CallId {
-        let refused = refused.iter().map(|refusal| schema::Refusal {
+    pub fn assign(&mut self, poll: u64, snapshot: &Snapshot, wait: Duration, settled: &Settled) -> CallId {
+        let refused = settled.refused.iter().map(|refusal| schema::Refusal {
             offer_id: refusal.offer_id,
             code: refusal.code.to_owned(),
             reason: refusal.reason.clone(),
@@ -295,8 +299,9 @@ impl Master {
             free: Some(convert::resources(&snapshot.free)),
             max_assignments: snapshot.free.slots,
             wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-            taken: taken.to_vec(),
+            taken: settled.taken.clone(),
             refused: refused.collect(),
+            last_answer_too_large: settled.was_too_large,
         };
         self.call(&request, wait, Kind::Assign(poll))
     }

@@ -430,6 +430,8 @@ pub struct TaskAssignmentRequest {
     pub taken: ::prost::alloc::vec::Vec<u64>,
     #[prost(message, repeated, tag = "7")]
     pub refused: ::prost::alloc::vec::Vec<Refusal>,
+    #[prost(bool, tag = "8")]
+    pub last_answer_too_large: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {

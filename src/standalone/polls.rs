@@ -29,6 +29,8 @@ pub struct Polls {
     next: u64,
     /// The highest poll of each node since it registered.
     last: BTreeMap<Id, u64>,
+    /// What was offered with the last answer that had offers.
+    offered: BTreeMap<Id, Vec<AttemptKey>>,
     /// Answers of polls that a later one has replaced.
     replaced: Vec<HeldId>,
 }
@@ -75,10 +77,14 @@ impl Core {
         let id = HeldId(self.polls.next);
         self.polls.next += 1;
         let wait = Duration::from_millis(request.wait_ms).min(MAX_WAIT);
+        let max_offers = usize::try_from(request.max_assignments).map_or(MAX_OFFERS, |max| max.min(MAX_OFFERS));
+        if request.last_answer_too_large {
+            self.end_too_large(node, now)?;
+        }
         let poll = Poll {
             node: node.clone(),
             free: convert::resources(request.free.as_ref()),
-            max_offers: usize::try_from(request.max_assignments).map_or(MAX_OFFERS, |max| max.min(MAX_OFFERS)),
+            max_offers: if request.last_answer_too_large { max_offers.min(1) } else { max_offers },
             until: now.saturating_add(wait),
         };
         match self.try_answer(&poll, now)? {
@@ -105,6 +111,19 @@ impl Core {
         Ok(())
     }
 
+    /// A node could not read its last answer: an assignment that was alone in it would not be read the next time either.
+    fn end_too_large(&mut self, node: &Id, now: Duration) -> Result<(), Fail> {
+        if let Some([alone]) = self.polls.offered.remove(node).as_deref() {
+            let is_offered =
+                |attempt: &Attempt| matches!(&attempt.place, Place::Offered { node: by, .. } if by == node);
+            if self.book.attempts.get(alone).is_some_and(is_offered) {
+                let reason = format!("the assignment is larger than {node} takes in one answer");
+                self.book.end(alone, Outcome::Rejected, &reason, now)?;
+            }
+        }
+        Ok(())
+    }
+
     fn offered(&self, by: &Id, number: u64) -> Option<AttemptKey> {
         let is_it = |attempt: &&Attempt| match &attempt.place {
             Place::Offered { node, offer, .. } => node == by && *offer == number,
@@ -121,6 +140,10 @@ impl Core {
             &Ask { node: &poll.node, free: poll.free, max_offers: poll.max_offers, max_bytes: MAX_ASSIGNMENT_BYTES },
             now,
         )?;
+        if !picked.is_empty() {
+            let keys = picked.iter().map(|(key, _)| key.clone()).collect();
+            self.polls.offered.insert(poll.node.clone(), keys);
+        }
         let mut offers = Vec::new();
         for (key, offer_id) in picked {
             match self.book.folder.assignment(&key) {

@@ -175,6 +175,7 @@ impl Rig {
             wait_ms,
             taken: taken.to_vec(),
             refused: Vec::new(),
+            last_answer_too_large: false,
         }
     }
 

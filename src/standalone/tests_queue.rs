@@ -12,7 +12,7 @@ use crate::grpc::Code;
 use crate::node::record::Outcome;
 use crate::rpc::schema::{
     Assignment, CancelState, HeartbeatRequest, HeartbeatResponse, HeldAttempt, NodeRegistrationRequest, Refusal,
-    Resources, TaskAssignmentResponse, TaskCancelRequest, TaskCancelResponse,
+    Resources, TaskAssignmentRequest, TaskAssignmentResponse, TaskCancelRequest, TaskCancelResponse,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -51,6 +51,32 @@ fn offers_no_more_than_the_node_takes_and_has_room_for() {
         let answer: TaskAssignmentResponse = rig.call(ASSIGN_TASK, &request).unwrap();
         assert_eq!(Rig::tasks(&answer), [""; 0]);
     }
+}
+
+#[test]
+fn after_an_answer_that_was_too_large_it_offers_one_at_a_time_and_ends_what_is_too_large_alone() {
+    let mut rig = Rig::new();
+    for task in ["a", "b", "c"] {
+        rig.submit(task, 50);
+    }
+    assert_eq!(Rig::tasks(&rig.poll(&[], vec![])), ["a", "b", "c"]);
+    let ask = |rig: &mut Rig, taken: &[u64]| {
+        rig.now += PAUSE;
+        let request = TaskAssignmentRequest { last_answer_too_large: true, ..rig.poll_request(taken, 0) };
+        let answer: TaskAssignmentResponse = rig.call(ASSIGN_TASK, &request).unwrap();
+        answer
+    };
+    let first = ask(&mut rig, &[]);
+    assert_eq!(Rig::tasks(&first), ["a"]);
+    // That was not read either: it would never be.
+    let second = ask(&mut rig, &[]);
+    assert_eq!(Rig::tasks(&second), ["b"]);
+    let reason = rig.attempt("a", 1).last_word().unwrap();
+    assert_eq!((reason.outcome, reason.reason.contains("larger than node-1 takes")), (Outcome::Rejected, true));
+    assert!(rig.attempt("b", 1).last_word().is_none());
+    // What was taken meanwhile is not given up.
+    assert_eq!(Rig::tasks(&ask(&mut rig, &[second.offers[0].offer_id])), ["c"]);
+    assert!(rig.attempt("b", 1).last_word().is_none());
 }
 
 #[test]
