@@ -19,7 +19,7 @@ pub use self::words::{Effect, Event, Held, Past, Record, Settings, ShutdownMode}
 use crate::node::action::Action;
 use crate::node::id::AttemptKey;
 use crate::node::order::{CancelState, Desired, Directive, Marks, Refusal, StopOrder, TaskNews};
-use crate::node::record::{EventKind, FinalReport, Outcome, Phase};
+use crate::node::record::{EventKind, FinalReport, Outcome, Phase, StreamEnd};
 use crate::node::roster::{Attempt, Roster};
 use crate::node::snapshot::{EngineView, Snapshot};
 use crate::node::spec::AtLeaseEnd;
@@ -209,7 +209,7 @@ impl Coordinator {
         let stop = attempt.marks.stop.clone().filter(|_| !is_over);
         let crashes = attempt.marks.crashes;
         if self.past.gives_up(&attempt.marks) && has_begun && !is_over {
-            self.quarantine(&key, crashes);
+            self.quarantine(&key, crashes, held.logs);
         } else if has_begun && !is_over && self.past.safe_because.is_some() {
             attempt.detail = "left alone in the safe state: the next start takes it over".to_owned();
         } else if has_begun && !is_over {
@@ -227,11 +227,11 @@ impl Coordinator {
 
     /// Ends an attempt that may be what kills the worker, without touching anything of it: no thread, and what it has at
     /// the engine goes as nobody's.
-    fn quarantine(&mut self, key: &AttemptKey, crashes: u32) {
+    fn quarantine(&mut self, key: &AttemptKey, crashes: u32, streams: Vec<StreamEnd>) {
         let reason = format!("given up: the worker crashed {crashes} times while this attempt was there");
         warn!("{key}: {reason}");
         self.alert(format!("{key}: {reason}"));
-        self.finish(key, FinalReport::without_run(Outcome::NodeFault, reason));
+        self.finish(key, FinalReport { streams, ..FinalReport::without_run(Outcome::NodeFault, reason) });
     }
 
     fn hear(&mut self, lease: Option<Duration>, trust_percent: Option<u32>) {

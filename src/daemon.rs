@@ -391,6 +391,7 @@ fn coordinator(config: &Config, past: Past, view: Snapshot, recovered: Recovered
         phase: attempt.phase,
         marks: attempt.marks,
         report: attempt.final_report,
+        logs: attempt.logs,
     });
     Coordinator::after(past, settings(config), view, held.collect(), boottime(), unix_ms())
 }

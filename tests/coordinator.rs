@@ -226,7 +226,8 @@ fn exclusive_tasks_stop_at_the_end_of_the_lease_and_others_go_on() {
 #[test]
 fn what_was_held_at_a_restart_is_adopted_queued_or_only_delivered() {
     let spec = |task: &str| TaskSpec::check(&offer(task, GIB / 4), &SpecDefaults::default()).unwrap();
-    let held = |task: &str, phase, report| Held { spec: spec(task), phase, marks: Marks::default(), report };
+    let held =
+        |task: &str, phase, report| Held { spec: spec(task), phase, marks: Marks::default(), report, logs: Vec::new() };
     let ended = Some(FinalReport::without_run(Outcome::Failed, "x"));
     let mut node = Node::new(vec![
         held("running", Phase::Running, None),
@@ -362,7 +363,7 @@ fn an_order_to_stop_outlives_the_process() {
     assert_eq!(marks.paused_ms, 1);
 
     let spec = TaskSpec::check(&offer("a", GIB), &SpecDefaults::default()).unwrap();
-    let mut node = Node::new(vec![Held { spec, phase: Phase::Running, marks, report: None }]);
+    let mut node = Node::new(vec![Held { spec, phase: Phase::Running, marks, report: None, logs: Vec::new() }]);
     let effects = node.settle();
     assert_eq!(started(&effects), ["a"]);
     assert_eq!(desired_of(&effects)[0].stop.as_ref().unwrap().outcome, Outcome::Cancelled);

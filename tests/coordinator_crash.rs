@@ -6,19 +6,22 @@ mod coordinator_support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use coordinator_support::{GIB, Node, finals, key, offer, settled, started};
+use coordinator_support::{GIB, Node, finals, key, offer, reports, settled, started};
 use hivemind_worker::coordinator::{Coordinator, Effect, Event, Held, Past, Record, Settings, ShutdownMode};
 use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::Marks;
-use hivemind_worker::node::record::{FinalReport, Outcome, Phase};
+use hivemind_worker::node::record::{FinalReport, Outcome, Phase, StreamEnd};
 use hivemind_worker::node::resources::Resources;
 use hivemind_worker::node::snapshot::{EngineView, NodeState, Snapshot};
 use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
 
+/// What a task has printed before.
+const OUTPUT: StreamEnd = StreamEnd { stream: 1, epoch: 2, bytes: 30 };
+
 fn held(task: &str, phase: Phase, crashes: u32) -> Held {
     let spec = TaskSpec::check(&offer(task, GIB), &SpecDefaults::default()).unwrap();
-    Held { spec, phase, marks: Marks { crashes, ..Marks::default() }, report: None }
+    Held { spec, phase, marks: Marks { crashes, ..Marks::default() }, report: None, logs: vec![OUTPUT] }
 }
 
 fn node_after(past: Past, held: Vec<Held>) -> (Node, Vec<Effect>) {
@@ -59,6 +62,7 @@ fn an_attempt_that_was_there_at_three_crashes_is_given_up_and_others_go_on() {
     assert_eq!(keys(unsettled.held()), ["second", "waits"], "what the others have at the engine is nobody's at once");
     let (node, effects) = node_after(past, all());
     assert_eq!(finals(&effects), [Outcome::NodeFault, Outcome::NodeFault]);
+    assert!(reports(&effects).all(|report| report.streams == [OUTPUT]), "its output is on its way as it is");
     assert_eq!(started(&effects), ["second"], "nothing touches the others");
     assert_eq!(marks_of(&effects, "second").unwrap().crashes, 2);
     assert_eq!(marks_of(&effects, "waits"), None, "what has not begun can't be the reason");

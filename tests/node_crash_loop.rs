@@ -4,7 +4,7 @@
 
 mod node_util;
 
-use hivemind_worker::node::record::Outcome;
+use hivemind_worker::node::record::{Outcome, STDOUT, StreamEnd};
 use hivemind_worker::node::snapshot::NodeState;
 use node_util::{Scene, gated, how, python, until_true};
 use rustix::process::Signal;
@@ -29,6 +29,8 @@ fn an_attempt_that_is_there_at_three_crashes_is_given_up_and_leaves_nothing() {
     let report = scene.until_complete("suspect");
     assert_eq!(report.outcome, Outcome::NodeFault);
     assert_eq!(report.reason, "given up: the worker crashed 3 times while this attempt was there");
+    let said = |end: &StreamEnd| end.stream == STDOUT && end.bytes > 0;
+    assert!(report.streams.iter().any(said), "its output is named: {:?}", report.streams);
     assert_eq!(scene.containers_ever("suspect").len(), 1);
     scene.until_adopted("innocent", 2);
     scene.go("innocent");

@@ -9,7 +9,7 @@ use crate::node::action::Action;
 use crate::node::id::AttemptKey;
 use crate::node::offer::Offer;
 use crate::node::order::{CancelState, Desired, Directive, Marks, Refusal, TaskNews};
-use crate::node::record::{EventKind, FinalReport, Phase};
+use crate::node::record::{EventKind, FinalReport, Phase, StreamEnd};
 use crate::node::resources::Resources;
 use crate::node::roster::Attempt;
 use crate::node::snapshot::CallCounts;
@@ -170,4 +170,6 @@ pub struct Held {
     pub marks: Marks,
     /// Its final report, if it has ended.
     pub report: Option<FinalReport>,
+    /// What of its output is on disk.
+    pub logs: Vec<StreamEnd>,
 }

@@ -138,6 +138,8 @@ pub struct RecoveredAttempt {
     pub marks: Marks,
     /// Its final report, if there is one: then only the delivery is left.
     pub final_report: Option<FinalReport>,
+    /// What of its output is on disk, by stream and start of the worker.
+    pub logs: Vec<StreamEnd>,
 }
 
 /// What was here when the store was opened.

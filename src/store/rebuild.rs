@@ -21,7 +21,7 @@ use super::duty::{self, Duty};
 use super::files;
 use super::queue::{Entry, Queue, Stream, StreamKey};
 use super::spool::{Behind, Found, Segment, Spool, stem};
-use crate::node::record::{Event, EventKind, FinalReport};
+use crate::node::record::{Event, EventKind, FIRST_OUTPUT, FinalReport};
 use crate::node::spec::TaskSpec;
 
 /// What a start begins with.
@@ -208,10 +208,13 @@ impl Rebuild<'_> {
         }
         let entry = Entry::new(id, duty.state.last_event, duty.state.acked_event, streams).with_priority(spec.priority);
         self.result.queue.insert(spec.key.clone(), entry);
+        let mut logs = self.result.queue.stream_ends(&spec.key);
+        logs.retain(|end| end.stream < FIRST_OUTPUT);
         self.result.attempts.push(RecoveredAttempt {
             phase: duty.state.phase,
             marks: duty.state.marks.clone(),
             final_report: report,
+            logs,
             spec,
         });
         self.result.duties.insert(duty.key.clone(), duty);

@@ -102,14 +102,17 @@ pub fn settled(effects: &[Effect]) -> (Vec<u64>, Vec<Refusal>) {
     polls.expect("no poll was settled")
 }
 
-pub fn finals(effects: &[Effect]) -> Vec<Outcome> {
+pub fn reports(effects: &[Effect]) -> impl Iterator<Item = &FinalReport> {
     let records = effects.iter().filter_map(|effect| match effect {
         Effect::Commit { records, .. } => Some(records),
         _ => None,
     });
-    let finals = records.flatten().filter_map(|record| match record {
-        Record::Event { kind: EventKind::Final(report), .. } => Some(report.outcome),
+    records.flatten().filter_map(|record| match record {
+        Record::Event { kind: EventKind::Final(report), .. } => Some(&**report),
         _ => None,
-    });
-    finals.collect()
+    })
+}
+
+pub fn finals(effects: &[Effect]) -> Vec<Outcome> {
+    reports(effects).map(|report| report.outcome).collect()
 }

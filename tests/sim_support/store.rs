@@ -237,6 +237,7 @@ impl Store {
             phase: duty.phase,
             marks: duty.marks.clone(),
             report: duty.report.clone(),
+            logs: Vec::new(),
         });
         let mut over: Vec<(usize, AttemptKey)> =
             self.disk.over.iter().map(|(key, (place, _))| (*place, key.clone())).collect();
