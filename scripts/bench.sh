@@ -216,8 +216,8 @@ bench_grpc() {
 
 # The node's back-off has reached its longest pause by then, as after an outage of an hour.
 SESSION_OUTAGE_S=${SESSION_OUTAGE_S:-120}
-# As many as a node runs at a time, on two processors.
-SESSION_RESULTS=${SESSION_RESULTS:-64}
+# All that wait are held by one node.
+SESSION_RESULTS=${SESSION_RESULTS:-100}
 
 bench_session() {
     local output

@@ -208,7 +208,7 @@ fn bad_values_name_file_line_and_what_is_right() {
         ("HIVEMIND_MEMORY=2 XB", "HIVEMIND_MEMORY \"2 XB\" is no size: write 512MiB, 2GiB, 1.5GB or a number of bytes"),
         ("HIVEMIND_MEMORY=1MiB", "HIVEMIND_MEMORY \"1MiB\" is out of range: from 16 MiB to 1 PiB"),
         ("HIVEMIND_DISK=-1", "HIVEMIND_DISK \"-1\" is no size: write 512MiB, 2GiB, 1.5GB or a number of bytes"),
-        ("HIVEMIND_SLOTS=65", "HIVEMIND_SLOTS \"65\" is not right: write a whole number from 1 to 64"),
+        ("HIVEMIND_SLOTS=257", "HIVEMIND_SLOTS \"257\" is not right: write a whole number from 1 to 256"),
         (
             "HIVEMIND_TIMEOUT=soon",
             "HIVEMIND_TIMEOUT \"soon\" is no duration: write 90s, 5m, 1h, 1d or a number of seconds",

@@ -185,7 +185,7 @@ pub static KEYS: [Key; 32] = [
     .live(),
     key("HIVEMIND_DISK", "Disk that is lent", ["size", "from 1MiB", "half of what is free where the state folder is"])
         .live(),
-    key("HIVEMIND_SLOTS", "Tasks at the same time", ["number", "1 to 64", "number of CPUs"]).flag("slots").live(),
+    key("HIVEMIND_SLOTS", "Tasks at the same time", ["number", "1 to 256", "number of CPUs"]).flag("slots").live(),
     key("HIVEMIND_TIMEOUT", "Running time of a task that names none", ["duration", "1s to HIVEMIND_MAX_TIMEOUT", "1h"])
         .live(),
     key("HIVEMIND_MAX_TIMEOUT", "Longest running time that a task may ask for", ["duration", "1s to 365d", "24h"])

@@ -24,7 +24,7 @@ use super::{ClientOptions, Config, MAX_FILE_BYTES, Shutdown, Surroundings};
 const MONITOR_PORT: u16 = 5001;
 const MAX_LABELS: usize = 32;
 const MAX_TOKEN_BYTES: usize = 4_096;
-const MAX_SLOTS: u32 = 64;
+const MAX_SLOTS: u32 = 256;
 /// What is lent of a resource whose amount the machine doesn't tell.
 const UNKNOWN_LENT_BYTES: u64 = 1 << 30;
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
