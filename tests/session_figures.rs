@@ -48,7 +48,7 @@ fn results_that_waited_arrive_soon_after_the_master_is_back() {
     scene.start(&["--slots", &slots]);
     let name = |number: usize| format!("t{number:03}");
     for number in 0..results {
-        let small = Offer { cpu_millis: 30, memory_bytes: 24 << 20, disk_bytes: 4 << 20, ..gated(&name(number), "") };
+        let small = Offer { cpu_millis: 15, memory_bytes: 24 << 20, disk_bytes: 4 << 20, ..gated(&name(number), "") };
         scene.submit(small);
     }
     (0..results).for_each(|number| scene.until_up(&name(number)));
