@@ -53,6 +53,10 @@ pub struct Marks {
     pub stop: Option<StopOrder>,
     /// Crashes of the worker while it was there.
     pub crashes: u32,
+    /// Some of its output was lost and more came behind that, so that how much is recorded does not tell where to go on
+    /// in the engine's log.
+    #[serde(default)]
+    pub has_output_gap: bool,
 }
 
 /// What a task's thread tells.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::capture::{Tail, Writers};
 use super::gap::{Log, Recorded};
 use super::run::Run;
+use super::settle::Settling;
 use super::step::{Break, Step, fault};
 use super::task::Task;
 use super::verdict::parse_time;
@@ -36,11 +37,11 @@ impl Task {
         self.resume_stop(&mut run);
         if found.state.running {
             self.thaw_found(&found)?;
-            let (stream, stop) = self.attach_after_gap(&mut writers, &tail, recorded)?;
-            self.capture(&mut run, stream, stop, writers)?;
+            let (output, settling) = self.attach_after_gap(&mut writers, &tail, recorded)?;
+            self.capture(&mut run, output, settling, writers)?;
             self.tell(TaskNews::Phase(Phase::Running, "adopted after a restart of the worker".to_owned()));
         } else {
-            let is_filled = self.read_log()?.is_some_and(|log| fill(&log, &mut writers, &tail, recorded));
+            let is_filled = self.read_log()?.is_some_and(|log| self.fill(&log, &mut writers, &tail, recorded));
             self.tell_gap(is_filled);
             run.keep_writers(writers);
         }
@@ -72,25 +73,33 @@ impl Task {
         }
     }
 
-    fn attach_after_gap(&self, writers: &mut Writers, tail: &Tail, recorded: Recorded) -> Step<(OutputStream, Stop)> {
+    fn attach_after_gap(
+        &mut self,
+        writers: &mut Writers,
+        tail: &Tail,
+        recorded: Recorded,
+    ) -> Step<((OutputStream, Stop), Option<Settling>)> {
         for _ in 0..MAX_QUIET_TRIES {
             let before = self.read_log()?;
             let output = self.open_output()?;
             match self.read_log()? {
                 Some(log) if before.as_ref() == Some(&log) => {
-                    self.tell_gap(fill(&log, writers, tail, recorded));
-                    return Ok(output);
+                    let is_filled = self.fill(&log, writers, tail, recorded);
+                    self.tell_gap(is_filled);
+                    let docker = self.context.quick_docker.clone();
+                    let settling = is_filled.then(|| Settling::new(docker, self.name.clone(), &log));
+                    return Ok((output, settling));
                 }
                 None => {
                     self.tell_gap(false);
-                    return Ok(output);
+                    return Ok((output, None));
                 }
                 Some(_) => {}
             }
         }
         let output = self.open_output()?;
         self.tell_gap(false);
-        Ok(output)
+        Ok((output, None))
     }
 
     /// `None` also where the log can't be read: then there is only a gap.
@@ -99,13 +108,25 @@ impl Task {
         Ok(self.engine_patiently(move |docker| Log::read(docker, &name))?.unwrap_or(None))
     }
 
-    fn tell_gap(&self, is_filled: bool) {
+    fn tell_gap(&mut self, is_filled: bool) {
+        if !is_filled {
+            self.mark(|marks| marks.has_output_gap = true);
+        }
         let note = if is_filled {
             "the worker was restarted: output of the time between is from the engine's log"
         } else {
             "the worker was restarted: output of the time between is missing"
         };
         self.tell(TaskNews::Note(note.to_owned()));
+    }
+
+    /// Writes what the log has beyond the spool; whether it could be told where that begins.
+    fn fill(&self, log: &Log, writers: &mut Writers, tail: &Tail, recorded: Recorded) -> bool {
+        let Some((stdout, stderr)) = log.rest(recorded).filter(|_| !self.marks.has_output_gap) else { return false };
+        tail.push(stdout);
+        tail.push(stderr);
+        // A disk that fails here fails the next piece too, which tells it.
+        writers.stdout.append(stdout).is_ok() && writers.stderr.append(stderr).is_ok()
     }
 }
 
@@ -128,15 +149,6 @@ fn started_at(found: &ContainerInspect, now: Duration) -> Duration {
 fn start_in_stat(stat: &str) -> Option<Duration> {
     let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
     Some(Duration::from_millis(ticks.checked_mul(10)?))
-}
-
-/// Writes what the log has beyond the spool; whether it could be told where that begins.
-fn fill(log: &Log, writers: &mut Writers, tail: &Tail, recorded: Recorded) -> bool {
-    let Some((stdout, stderr)) = log.rest(recorded) else { return false };
-    tail.push(stdout);
-    tail.push(stderr);
-    // A disk that fails here fails the next piece too, which tells it.
-    writers.stdout.append(stdout).is_ok() && writers.stderr.append(stderr).is_ok()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The output thread of a task: from the attached stream into the spool, and the last of it into memory.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,6 +8,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, bounded};
 
+use super::settle::{Gap, Settling};
 use crate::docker::{OutputKind, OutputStream, Stop};
 use crate::store::StreamWriter;
 
@@ -74,6 +76,8 @@ impl Tail {
 pub struct CaptureEnd {
     /// For the next capture, or to be closed.
     pub writers: Writers,
+    /// What was still held back.
+    pub settling: Option<Settling>,
     /// Absent at the proper end of the output.
     pub error: Option<String>,
 }
@@ -81,22 +85,36 @@ pub struct CaptureEnd {
 /// A running output thread. It ends with the stream; [`Capture::release`] ends it at once.
 pub struct Capture {
     stop: Stop,
+    gap: Option<Gap>,
     /// Gives the one end.
     pub ended: Receiver<CaptureEnd>,
 }
 
 impl Capture {
-    /// Starts the thread `name` on a stream that `stop` releases.
+    /// Starts the thread `name` on a stream that `stop` releases. Output that does not begin with the container's has
+    /// something to settle.
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(name: String, stream: OutputStream, stop: Stop, writers: Writers, tail: Tail) -> io::Result<Self> {
+    pub fn start(
+        name: String,
+        (stream, stop): (OutputStream, Stop),
+        settling: Option<Settling>,
+        writers: Writers,
+        tail: Tail,
+    ) -> io::Result<Self> {
         let (sender, ended) = bounded(1);
+        let gap = settling.as_ref().map(Settling::gap);
         thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
             // The receiver lives as long as the task's thread; when that is gone nobody wants the end.
-            let _ = sender.send(copy(stream, writers, &tail));
+            let _ = sender.send(copy(stream, settling, writers, &tail));
         })?;
-        Ok(Self { stop, ended })
+        Ok(Self { stop, gap, ended })
+    }
+
+    /// Whether bytes may be missing in what was appended since this was asked the last time.
+    pub fn take_gap(&self) -> bool {
+        self.gap.as_ref().is_some_and(Gap::take)
     }
 
     /// Shuts the socket: the thread gives out what had arrived and ends.
@@ -106,18 +124,25 @@ impl Capture {
 }
 
 /// Reads to the end also when nothing can be kept any more: a task that nobody reads would stand still.
-fn copy(mut stream: OutputStream, mut writers: Writers, tail: &Tail) -> CaptureEnd {
+fn copy(mut stream: OutputStream, mut settling: Option<Settling>, mut writers: Writers, tail: &Tail) -> CaptureEnd {
     let mut unwritten = None;
     let error = loop {
         match stream.next_piece() {
             Ok(Some((kind, bytes))) => {
+                let bytes = match &mut settling {
+                    Some(settling) => match settling.take(kind, bytes) {
+                        Some(bytes) => bytes,
+                        None => continue,
+                    },
+                    None => Cow::Borrowed(bytes),
+                };
                 let writer = match kind {
                     OutputKind::Stdout => &mut writers.stdout,
                     OutputKind::Stderr => &mut writers.stderr,
                 };
-                tail.push(bytes);
+                tail.push(&bytes);
                 if unwritten.is_none()
-                    && let Err(error) = writer.append(bytes)
+                    && let Err(error) = writer.append(&bytes)
                 {
                     log::error!("can't write the output of a task: {error}");
                     unwritten = Some(format!("can't write the output: {error}"));
@@ -127,5 +152,5 @@ fn copy(mut stream: OutputStream, mut writers: Writers, tail: &Tail) -> CaptureE
             Err(error) => break Some(error.to_string()),
         }
     };
-    CaptureEnd { writers, error }
+    CaptureEnd { writers, settling, error }
 }

@@ -2,7 +2,8 @@
 //! else the gap is only told.
 //!
 //! The spool knows how many bytes of each stream it has, and the log begins with these. To attach without a gap or a
-//! double, the log is read before and after: when both readings are the same, nothing came in between.
+//! double, the log is read before and after: when both readings are the same, no line came in between. What had begun of
+//! a line is `settle`'s.
 
 use std::time::Duration;
 
@@ -16,12 +17,17 @@ const MAX_JSON_BYTES: u64 = 900_000;
 /// What a line costs in the engine's file beside its text.
 const JSON_LINE_BYTES: u64 = 100;
 
+/// U+FFFD in UTF-8.
+const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
+
 /// Both streams of a container's log, from its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     json_bytes: u64,
+    /// The engine has put U+FFFD for what is not UTF-8, so that lengths tell nothing.
+    is_altered: bool,
 }
 
 /// What the spool has of each stream.
@@ -40,7 +46,7 @@ impl Recorded {
 }
 
 impl Log {
-    /// Reads all of it; `None` where the engine may have dropped the beginning.
+    /// Reads all of it; `None` where the engine may have dropped the beginning, or has altered something.
     ///
     /// # Errors
     /// The engine's.
@@ -54,10 +60,20 @@ impl Log {
                 return Ok(None);
             }
         }
-        Ok(Some(log))
+        Ok((!log.is_altered).then_some(log))
+    }
+
+    /// One stream.
+    pub fn bytes(&self, kind: OutputKind) -> &[u8] {
+        match kind {
+            OutputKind::Stdout => &self.stdout,
+            OutputKind::Stderr => &self.stderr,
+        }
     }
 
     fn push(&mut self, kind: OutputKind, bytes: &[u8]) {
+        // A task that prints U+FFFD itself is told to have a gap that it has not.
+        self.is_altered |= bytes.windows(REPLACEMENT.len()).any(|window| window == REPLACEMENT);
         match kind {
             OutputKind::Stdout => self.stdout.extend_from_slice(bytes),
             OutputKind::Stderr => self.stderr.extend_from_slice(bytes),

@@ -9,7 +9,7 @@
 //! | `stop` | ending and freezing a running container |
 //! | `step` | long engine calls that can be released |
 //! | `capture` | the output thread |
-//! | `adopt`, `gap` | taking over after a restart, and the output of the time between |
+//! | `adopt`, `gap`, `settle` | taking over after a restart, and the output of the time between |
 //! | `disk` | the watch over a task's work folder |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
 //! | `verdict` | from the engine's words to an outcome: pure |
@@ -30,6 +30,7 @@ mod naming;
 mod pattern;
 mod prepare;
 mod run;
+mod settle;
 mod step;
 mod stop;
 mod task;

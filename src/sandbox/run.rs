@@ -8,11 +8,12 @@ use super::body::check_read_back;
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
 use super::disk::{self, DiskWatch};
 use super::gauge::Gauge;
+use super::settle::Settling;
 use super::step::{Break, Step, fault};
 use super::stop::Stopping;
 use super::task::{Ended, Task};
 use super::verdict::{Circumstances, KILLED, judge, parse_time, ran_for};
-use crate::docker::{ContainerInspect, CreateBody, Docker, OutputStream, Stop};
+use crate::docker::{ContainerInspect, CreateBody, Docker, OutputKind, OutputStream, Stop};
 use crate::node::order::{Look, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
 use crate::sys::failpoint::{self, FailPoint};
@@ -32,10 +33,15 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
 /// Share of the memory limit over which the owner is told.
 const MEMORY_ALERT_PERCENT: u64 = 90;
 
+/// See `settle`.
+const LINE_GAP: &str = "the worker was restarted: the beginning of a line of output may be missing";
+
 /// A container that runs, and all that its thread knows of it.
 pub struct Run {
     capture: Option<Capture>,
     idle_writers: Option<Writers>,
+    /// Of a capture that ended: what it still held back.
+    settling: Option<Settling>,
     tail: Tail,
     pub(super) started: Duration,
     /// Frozen since.
@@ -60,6 +66,7 @@ impl Run {
         Self {
             capture: None,
             idle_writers: None,
+            settling: None,
             tail: Tail::default(),
             started,
             paused_at: None,
@@ -81,6 +88,13 @@ impl Run {
     pub fn adopted(started: Duration, now: Duration, found: &ContainerInspect, tail: Tail) -> Self {
         let gauge = found.state.running.then(|| Gauge::new(found.state.pid, &found.id, started, now));
         Self { next_look: now, gauge, tail, ..Self::new(started, now) }
+    }
+
+    /// The output thread has ended.
+    fn take_end(&mut self, end: Option<CaptureEnd>) {
+        let end = end.map(|end| (end.writers, end.settling));
+        (self.idle_writers, self.settling) = end.map_or((None, None), |(writers, settling)| (Some(writers), settling));
+        self.capture = None;
     }
 
     /// The container has ended: its output is complete.
@@ -123,14 +137,14 @@ impl Task {
     fn start_attached(&self, run: &mut Run, body: &CreateBody) -> Step<ContainerInspect> {
         loop {
             if let Some(writers) = run.idle_writers.take() {
-                let (stream, stop) = match self.open_output() {
+                let output = match self.open_output() {
                     Ok(output) => output,
                     Err(reason) => {
                         run.idle_writers = Some(writers);
                         return Err(reason);
                     }
                 };
-                self.capture(run, stream, stop, writers)?;
+                self.capture(run, output, None, writers)?;
             }
             if let Some(interruption) = self.interruption() {
                 return Err(interruption);
@@ -175,7 +189,7 @@ impl Task {
     /// Attaches and lets the output thread run. Where there is nothing to attach to, the writers stay with the run.
     fn attach(&self, run: &mut Run, writers: Writers) -> Step<()> {
         match self.open_output() {
-            Ok((stream, stop)) => self.capture(run, stream, stop, writers),
+            Ok(output) => self.capture(run, output, None, writers),
             Err(reason) => {
                 run.idle_writers = Some(writers);
                 Err(reason)
@@ -194,9 +208,15 @@ impl Task {
     }
 
     /// Starts the output thread.
-    pub fn capture(&self, run: &mut Run, stream: OutputStream, stop: Stop, writers: Writers) -> Step<()> {
+    pub fn capture(
+        &self,
+        run: &mut Run,
+        output: (OutputStream, Stop),
+        settling: Option<Settling>,
+        writers: Writers,
+    ) -> Step<()> {
         let thread = format!("output-{}", self.number);
-        let capture = Capture::start(thread, stream, stop, writers, run.tail.clone())
+        let capture = Capture::start(thread, output, settling, writers, run.tail.clone())
             .map_err(|error| Break::End(Outcome::NodeFault, format!("can't start a thread: {error}")))?;
         run.capture = Some(capture);
         Ok(())
@@ -252,6 +272,7 @@ impl Task {
         }
         self.measure(run, now);
         self.rest(run, now);
+        self.note_gap(run);
         Ok(None)
     }
 
@@ -291,7 +312,9 @@ impl Task {
 
     /// The output has ended and the container has not: the engine was away, or the task has closed its output. The two
     /// look the same, so it is tried again and again, ever more seldom.
-    fn attach_again(&self, run: &mut Run, now: Duration) {
+    fn attach_again(&mut self, run: &mut Run, now: Duration) {
+        self.mark(|marks| marks.has_output_gap = true);
+        self.let_go(run, Settling::give_up);
         let Some(writers) = run.idle_writers.take() else { return };
         run.next_attach = now + run.attach_pause;
         if run.attach_pause == LOOK_EVERY {
@@ -342,9 +365,10 @@ impl Task {
             recv(ended) -> end => end.ok(),
             recv(after(due.saturating_sub(now))) -> _ => None,
         };
-        if let Some(CaptureEnd { writers, error }) = end {
+        if let Some(CaptureEnd { writers, settling, error }) = end {
             run.capture = None;
             run.idle_writers = Some(writers);
+            run.settling = settling;
             if let Some(error) = error {
                 run.circumstances.was_engine_away = true;
                 self.tell(TaskNews::Detail(format!("the output broke off: {error}")));
@@ -361,8 +385,7 @@ impl Task {
             while !patience.is_zero() {
                 select! {
                     recv(capture.ended) -> end => {
-                        run.idle_writers = end.ok().map(|end| end.writers);
-                        run.capture = None;
+                        run.take_end(end.ok());
                         break;
                     }
                     default(patience) => {
@@ -375,6 +398,10 @@ impl Task {
             }
         }
         self.release_capture(run);
+        // What a leaving worker holds back, the next one finds in the engine's log.
+        if !patience.is_zero() {
+            self.let_go(run, Settling::end);
+        }
         if let Some(Writers { stdout, stderr }) = run.idle_writers.take() {
             let dropped = stdout.dropped() + stderr.dropped();
             if dropped > 0 {
@@ -385,11 +412,33 @@ impl Task {
         }
     }
 
+    /// Writes what is still held back of the output, as `end` gives it.
+    fn let_go(&self, run: &mut Run, end: fn(&mut Settling, OutputKind) -> Vec<u8>) {
+        let (Some(mut settling), Some(writers)) = (run.settling.take(), &mut run.idle_writers) else { return };
+        for (kind, writer) in [(OutputKind::Stdout, &mut writers.stdout), (OutputKind::Stderr, &mut writers.stderr)] {
+            let bytes = end(&mut settling, kind);
+            run.tail.push(&bytes);
+            if let Err(error) = writer.append(&bytes) {
+                self.tell(TaskNews::Note(format!("can't write the output: {error}")));
+            }
+        }
+        if settling.gap().take() {
+            self.tell(TaskNews::Note(LINE_GAP.to_owned()));
+        }
+    }
+
+    fn note_gap(&mut self, run: &Run) {
+        if run.capture.as_ref().is_some_and(Capture::take_gap) {
+            self.mark(|marks| marks.has_output_gap = true);
+            self.tell(TaskNews::Note(LINE_GAP.to_owned()));
+        }
+    }
+
     /// Ends the output thread at once; the writers come back.
     fn release_capture(&self, run: &mut Run) {
         if let Some(capture) = run.capture.take() {
             capture.release();
-            run.idle_writers = capture.ended.recv().ok().map(|end| end.writers);
+            run.take_end(capture.ended.recv().ok());
         }
     }
 
