@@ -266,6 +266,19 @@ fn an_action_needs_the_token_on_tcp_and_none_on_the_control_socket() {
 }
 
 #[test]
+fn more_commands_than_places_are_served_in_their_turn() {
+    let node = Node::start(Limits { control_connections: 2, ..Limits::default() });
+    // All are connected before the first says anything.
+    let mut commands: Vec<_> = (0..20).map(|_| node.connect_control()).collect();
+    for command in commands.iter_mut().rev() {
+        command.write_all(b"GET /api/v1/status HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    }
+    for (number, mut command) in commands.into_iter().enumerate() {
+        assert_eq!(exchange(&mut command, b"").status, 200, "command {number}");
+    }
+}
+
+#[test]
 fn a_client_cannot_claim_to_be_the_control_socket() {
     let node = Node::start(Limits::default());
     let fields = "X-HiveMind-Door: control\r\n";

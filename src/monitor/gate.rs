@@ -2,6 +2,7 @@
 //!
 //! When all places are taken, the connection that has kept us waiting for its request the longest goes; so a client that
 //! opens many and says nothing locks out nobody. A place in use for an answer is never taken away: its deadlines end it.
+//! When all are in use, the next client is told so, or waits until one is free: see [`Overflow`].
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
@@ -29,11 +30,22 @@ use crate::sys::watch::Watch;
 const PAUSE_AFTER_ERROR: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Longest wait for a place whose connection was just ended.
 const EVICTION: Duration = Duration::from_millis(250);
+/// As [`Places::patience`], of the owner's own commands: one that was just accepted has not had the time to speak.
+const OWNERS_PATIENCE: Duration = Duration::from_secs(2);
 /// Connections accepted in a row before the other listeners get their turn.
 const ACCEPT_BURST: usize = 16;
 /// How long, and for how many bytes, a refused client is still listened to, so that it can read the answer.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 * 1024 * 1024;
+
+/// What becomes of a client when all places are in use for answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// It is refused at once: strangers' browsers.
+    Refuse,
+    /// It waits in the kernel's queue: the owner's own commands, each of which is served in its turn.
+    Wait,
+}
 
 /// What all gates share.
 pub struct Common {
@@ -57,14 +69,19 @@ pub struct Gate {
 
 impl Gate {
     /// Starts the accepting thread.
-    pub fn start(name: &str, listeners: Vec<Listener>, capacity: usize, common: Arc<Common>) -> io::Result<Self> {
+    pub fn start(
+        name: &str,
+        listeners: Vec<Listener>,
+        (capacity, overflow): (usize, Overflow),
+        common: Arc<Common>,
+    ) -> io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         let thread = thread::Builder::new().name(name.to_owned()).stack_size(128 * 1024).spawn(move || {
-            let places = Places::new(capacity);
+            let places = Places::new(capacity, overflow);
             let streams = AtomicUsize::new(0);
             let worker = Worker { common: &common, places: &places, streams: &streams };
             thread::scope(|scope| {
-                accept_until_woken(scope, &listeners, &woken, worker);
+                accept_until_woken(scope, &listeners, &woken, overflow, worker);
                 drop(listeners);
                 places.end_all();
             });
@@ -85,10 +102,17 @@ fn accept_until_woken<'scope>(
     scope: &'scope Scope<'scope, '_>,
     listeners: &[Listener],
     woken: &UnixStream,
+    overflow: Overflow,
     worker: Worker<'scope>,
 ) {
     let mut is_failing = false;
     loop {
+        if overflow == Overflow::Wait && !worker.places.wait_for_one() {
+            if is_readable(woken) {
+                return;
+            }
+            continue;
+        }
         let mut fds = vec![PollFd::new(woken, PollFlags::IN)];
         fds.extend(listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
         if poll(&mut fds, None).is_err() {
@@ -100,7 +124,7 @@ fn accept_until_woken<'scope>(
         let mut failed = None;
         for (listener, fd) in listeners.iter().zip(&fds[1..]) {
             if !fd.revents().is_empty()
-                && let Err(error) = accept_burst(scope, listener, worker)
+                && let Err(error) = accept_burst(scope, listener, overflow, worker)
             {
                 failed = Some(error);
             }
@@ -116,13 +140,22 @@ fn accept_until_woken<'scope>(
     }
 }
 
+fn is_readable(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|count| count > 0)
+}
+
 fn accept_burst<'scope>(
     scope: &'scope Scope<'scope, '_>,
     listener: &Listener,
+    overflow: Overflow,
     worker: Worker<'scope>,
 ) -> io::Result<()> {
     let bound = local_address(listener);
     for _ in 0..ACCEPT_BURST {
+        if overflow == Overflow::Wait && !worker.places.has_one() {
+            return Ok(());
+        }
         let socket = match listener.accept() {
             Ok(socket) => Arc::new(socket),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -248,6 +281,8 @@ impl Drop for Counted<'_> {
 /// The bounded places for connections, in the order in which they were taken.
 struct Places {
     capacity: usize,
+    /// How long a client may keep us waiting before it goes for another's sake.
+    patience: Duration,
     taken: Mutex<Taken>,
     freed: Condvar,
 }
@@ -260,20 +295,27 @@ struct Taken {
 
 struct Open {
     socket: Arc<Socket>,
-    /// Whether it is the client who keeps us waiting.
-    is_waiting: bool,
+    /// When it is the client who keeps us waiting: since then.
+    waiting: Option<Instant>,
+}
+
+impl Open {
+    fn may_go(&self, patience: Duration) -> bool {
+        self.waiting.is_some_and(|since| since.elapsed() >= patience)
+    }
 }
 
 impl Places {
-    fn new(capacity: usize) -> Self {
-        Self { capacity, taken: Mutex::default(), freed: Condvar::new() }
+    fn new(capacity: usize, overflow: Overflow) -> Self {
+        let patience = if overflow == Overflow::Wait { OWNERS_PATIENCE } else { Duration::ZERO };
+        Self { capacity, patience, taken: Mutex::default(), freed: Condvar::new() }
     }
 
     /// A place for `socket`, by ending the longest wait if need be; `None` when all others are being answered.
     fn take(&self, socket: &Arc<Socket>) -> Option<Place<'_>> {
         let mut taken = self.lock();
         if taken.open.len() >= self.capacity {
-            let oldest = taken.open.values().find(|open| open.is_waiting)?;
+            let oldest = taken.open.values().find(|open| open.may_go(self.patience))?;
             oldest.socket.shutdown(Shutdown::Both);
             let is_full = |taken: &mut Taken| taken.open.len() >= self.capacity;
             let waited = self.freed.wait_timeout_while(taken, EVICTION, is_full);
@@ -284,8 +326,24 @@ impl Places {
         }
         let id = taken.next;
         taken.next += 1;
-        taken.open.insert(id, Open { socket: Arc::clone(socket), is_waiting: true });
+        taken.open.insert(id, Open { socket: Arc::clone(socket), waiting: Some(Instant::now()) });
         Some(Place { places: self, id })
+    }
+
+    /// Whether [`Self::take`] would give one.
+    fn has_one(&self) -> bool {
+        self.would_give(&self.lock())
+    }
+
+    fn would_give(&self, taken: &Taken) -> bool {
+        taken.open.len() < self.capacity || taken.open.values().any(|open| open.may_go(self.patience))
+    }
+
+    /// As [`Self::has_one`], but waits for a moment.
+    fn wait_for_one(&self) -> bool {
+        let is_full = |taken: &mut Taken| !self.would_give(taken);
+        let waited = self.freed.wait_timeout_while(self.lock(), EVICTION, is_full);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     fn end_all(&self) {
@@ -308,7 +366,10 @@ struct Place<'a> {
 impl Place<'_> {
     fn set_waiting(&self, is_waiting: bool) {
         if let Some(open) = self.places.lock().open.get_mut(&self.id) {
-            open.is_waiting = is_waiting;
+            open.waiting = is_waiting.then(Instant::now);
+        }
+        if is_waiting {
+            self.places.freed.notify_all();
         }
     }
 }

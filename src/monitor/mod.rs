@@ -269,11 +269,11 @@ impl Monitor {
             snapshot,
             stop: monitor.stop.clone(),
         });
-        for (name, listeners, capacity) in [
-            ("monitor-gate", listeners, config.limits.connections),
-            ("monitor-control", vec![control_listener], config.limits.control_connections),
+        for (name, listeners, places) in [
+            ("monitor-gate", listeners, (config.limits.connections, gate::Overflow::Refuse)),
+            ("monitor-control", vec![control_listener], (config.limits.control_connections, gate::Overflow::Wait)),
         ] {
-            monitor.gates.push(gate::Gate::start(name, listeners, capacity, Arc::clone(&shared))?);
+            monitor.gates.push(gate::Gate::start(name, listeners, places, Arc::clone(&shared))?);
         }
         Ok(monitor)
     }
