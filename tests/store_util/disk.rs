@@ -316,15 +316,14 @@ impl Disk {
     /// What is in the place of bytes that the size covers already: they, zeros, or what another file had there.
     fn after_size(&self, new: &[u8], dice: &mut Dice) -> Vec<u8> {
         let other = &self.nodes[usize::try_from(dice.roll(self.nodes.len() as u64)).unwrap()].content.bytes;
-        let place = match dice.roll(4) {
+        match dice.roll(4) {
             0 => vec![0; new.len()],
             1 => other.iter().copied().chain(std::iter::repeat(0)).take(new.len()).collect(),
             2 => {
                 let len = usize::try_from(dice.roll(new.len() as u64 + 1)).unwrap();
                 [&new[..len], &vec![0; new.len() - len]].concat()
             }
-            _ => return new.to_vec(),
-        };
-        place
+            _ => new.to_vec(),
+        }
     }
 }
