@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hivemind_worker::store::StoreConfig;
 use store_util::crash::{self, CHILD, Dice, check, deliver_all};
 use store_util::disk::{Barrier, Disk, Fate};
 use store_util::*;
@@ -18,8 +19,8 @@ use store_util::*;
 /// Of the calls that change the disk, about so many are the last one; by the environment more, or 0 for all.
 const POINTS: usize = 24;
 const MORE_POINTS: &str = "HM_STORE_POWER_POINTS";
-const CALLS: &str =
-    "trace=openat,write,pwrite64,ftruncate,fallocate,/rename.*,/unlink.*,rmdir,/mkdir.*,fsync,fdatasync";
+const CALLS: &str = "trace=openat,write,pwrite64,ftruncate,fallocate,/rename.*,/unlink.*,rmdir,/mkdir.*,fsync,fdatasync,\
+     fsetxattr,fremovexattr";
 
 /// Runs in the child only.
 #[test]
@@ -117,6 +118,10 @@ fn tell(disk: &mut Disk, call: &Call) -> bool {
             bytes.truncate(number(result));
             disk.wrote(fd, &path, at, bytes);
         }
+        "fsetxattr" | "fremovexattr" => {
+            let value = args.get(2).map(|value| unhex(value));
+            disk.set_attribute(&descriptor(&args[0]).1, String::from_utf8(unhex(&args[1])).unwrap(), value);
+        }
         "fsync" | "fdatasync" => return false,
         other => panic!("{other} is not known to this test"),
     }
@@ -137,6 +142,12 @@ fn trace(base: &Path, seed: u64) -> Vec<Seen> {
     seen(&file)
 }
 
+fn segments_below(spool: &Path) -> Vec<PathBuf> {
+    let entries = |path: &Path| std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let files = entries(spool).into_iter().flat_map(|folder| entries(&folder));
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).collect()
+}
+
 #[test]
 fn keeps_its_promises_when_the_power_goes_at_any_moment() {
     let points = std::env::var(MORE_POINTS).map_or(POINTS, |text| text.parse().unwrap());
@@ -149,7 +160,9 @@ fn keeps_its_promises_when_the_power_goes_at_any_moment() {
     let mut disk = Disk::new(&base);
     let mut syncs: BTreeMap<u32, Option<Barrier>> = BTreeMap::new();
     let mut dice = Dice(0x00c0_ffee);
-    let (mut promised, mut losses, mut told) = (0, 0, BTreeMap::new());
+    let (mut promised, mut losses, mut cuts, mut told) = (0, 0, 0, BTreeMap::new());
+    // The loss of power begins another boot.
+    let config = StoreConfig { reserve_bytes: 1 << 20, boot_id: Some("after".to_owned()), ..StoreConfig::default() };
     let mut count = 0;
     for seen in &seen {
         match seen {
@@ -169,20 +182,26 @@ fn keeps_its_promises_when_the_power_goes_at_any_moment() {
         if count % every != 0 && count != changes {
             continue;
         }
-        for fate in [Fate::Lost, Fate::Kept, Fate::Mixed, Fate::Mixed] {
+        for fate in [Fate::Lost, Fate::Kept, Fate::Mixed, Fate::Mixed, Fate::Holes, Fate::Holes] {
             let _ = std::fs::remove_dir_all(&after);
             // What the harness has written itself, promises and what the master has, is as it was.
             disk.crash(&after, fate, &mut dice);
             for name in ["promises", "master"] {
                 std::fs::write(after.join(name), disk.now(&base.join(name))).unwrap();
             }
-            let open = open(&after.join("state"));
+            let open = open_with(&after.join("state"), config.clone());
             let promises = check(&after, &open);
             assert!(promises.taken.is_empty() || open.recovered.epoch > 1, "I4: epoch 1 comes again");
             for warning in &open.recovered.warnings {
+                cuts += usize::from(warning.contains("lost with the power"));
                 *told.entry(warning.split(':').next().unwrap_or_default().to_owned()).or_insert(0) += 1;
             }
             open.store.close();
+            for segment in segments_below(&after.join("state/spool")) {
+                let is = std::fs::metadata(&segment).unwrap().len();
+                let synced = disk.synced_len(&base.join(segment.strip_prefix(&after).unwrap()));
+                assert!(is >= synced as u64, "{}: {synced} bytes were synced, {is} are left", segment.display());
+            }
             promised = promised.max(deliver_all(&after).taken.len());
             losses += 1;
         }
@@ -192,5 +211,5 @@ fn keeps_its_promises_when_the_power_goes_at_any_moment() {
         assert!(is == seen, "{name}: {} bytes, seen were {}", is.len(), seen.len());
     }
     println!("{losses} losses of power; warnings of the starts after them: {told:?}");
-    assert!(promised == 5 && losses >= 4 * points, "too little happened: {promised} {losses}");
+    assert!(promised == 5 && losses >= 6 * points && cuts > 0, "too little happened: {promised} {losses} {cuts}");
 }

@@ -7,7 +7,7 @@ mod store_util;
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::order::Marks;
@@ -332,6 +332,84 @@ fn a_lost_segment_shows_as_a_gap() {
     assert_eq!(master.streams[&(key.clone(), FIRST_OUTPUT, 1)], bytes[..4 << 20]);
     assert!(matches!(&master.events[&(key.clone(), 1)].kind, EventKind::Note(text) if text.contains("gap")));
     open2.store.close();
+}
+
+/// Of [`killed_while_writing`]: synced once, synced again, and written.
+const ENDS: [usize; 3] = [1 << 20, 2 << 20, (2 << 20) + 300_000];
+
+/// A stream whose writer is gone without a word; gives its segment.
+fn killed_while_writing(state: &Path, key: &AttemptKey) -> PathBuf {
+    let open = open(state);
+    open.take(key);
+    let bytes = pattern(ENDS[2]);
+    let mut writer = open.store.output_writer(key, FIRST_OUTPUT).unwrap();
+    for (start, end) in [(0, ENDS[0]), (ENDS[0], ENDS[1]), (ENDS[1], ENDS[2])] {
+        writer.append(&bytes[start..end]).unwrap();
+    }
+    std::mem::forget(writer);
+    open.store.close();
+    only_folder(state).join("16-1-0000000000000000.seg")
+}
+
+fn zero(path: &Path, start: usize, end: usize) {
+    let mut file = OpenOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(start as u64)).unwrap();
+    file.write_all(&vec![0; end - start]).unwrap();
+}
+
+/// The stream ends here, and the record tells what was lost, at this start and never again.
+fn ends_at(state: &Path, key: &AttemptKey, boot: &str, end: usize) {
+    let config = StoreConfig { boot_id: Some(boot.to_owned()), ..StoreConfig::default() };
+    let first = open_with(state, config.clone());
+    let warnings = usize::from(end < ENDS[2]);
+    assert_eq!(first.recovered.warnings.len(), warnings, "{:?}", first.recovered.warnings);
+    let mut master = Master::default();
+    master.drain(&first.outbox());
+    assert!(master.streams[&(key.clone(), FIRST_OUTPUT, 1)] == pattern(end));
+    let text = format!("bytes {end} to {} of stream 16, epoch 1, were lost with the power", ENDS[2]);
+    let notes: Vec<_> = master.events.values().map(|event| event.kind.clone()).collect();
+    assert_eq!(notes, vec![EventKind::Note(text); warnings]);
+    first.store.close();
+    let second = open_with(state, StoreConfig { boot_id: Some("yet another".to_owned()), ..config });
+    assert_eq!(second.recovered.warnings, Vec::<String>::new());
+    second.store.close();
+}
+
+#[test]
+fn what_was_not_synced_is_never_taken_for_other_bytes() {
+    type Harm<'a> = &'a dyn Fn(&Path);
+    let this = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let this = this.trim();
+    let key = key("sum", 1);
+    let all: Harm = &|_| ();
+    let size_before_data: Harm = &|path| zero(path, ENDS[1], ENDS[2]);
+    let claim_before_data: Harm = &|path| zero(path, ENDS[1] - 4096, ENDS[2]);
+    let of_before: Harm = &|path| rustix::fs::removexattr(path, "user.hm.tail").unwrap();
+    let cases = [
+        ("kill -9", all, this, ENDS[2]),
+        ("data before size", all, "another", ENDS[1]),
+        ("size before data", size_before_data, "another", ENDS[1]),
+        ("stamp before data", claim_before_data, "another", ENDS[0]),
+        ("a segment of the version before", of_before, "another", ENDS[2]),
+    ];
+    for (name, harm, boot, end) in cases {
+        println!("{name}");
+        let folder = Folder::new();
+        let segment = killed_while_writing(&folder.state(), &key);
+        harm(&segment);
+        ends_at(&folder.state(), &key, boot, end);
+    }
+}
+
+#[test]
+fn a_settled_segment_is_cut_on_disk_too() {
+    let folder = Folder::new();
+    let segment = killed_while_writing(&folder.state(), &key("sum", 1));
+    let open1 = open_with(&folder.state(), StoreConfig { boot_id: None, ..StoreConfig::default() });
+    assert_eq!(segment.metadata().unwrap().len(), ENDS[1] as u64);
+    let mut value = [0; 64];
+    assert_eq!(rustix::fs::getxattr(&segment, "user.hm.tail", &mut value), Err(rustix::io::Errno::NODATA));
+    open1.store.close();
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod outbox;
 mod queue;
 mod rebuild;
 mod spool;
+mod stamp;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -40,6 +41,7 @@ use crate::node::order::Marks;
 use crate::node::record::{EventKind, FinalReport, Outcome, Phase, StreamEnd};
 use crate::node::snapshot::HistoryRow;
 use crate::node::spec::TaskSpec;
+use crate::sys::time::boot_id;
 use spool::Segment;
 use thread::{Message, Thread};
 
@@ -65,11 +67,13 @@ pub struct StoreConfig {
     pub waiting_logs_bytes: u64,
     /// Disk that is set aside, so that what is running can be finished when the disk is full.
     pub reserve_bytes: u64,
+    /// Told by the kernel; a new one with each boot.
+    pub boot_id: Option<String>,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { log_budget_bytes: 64 << 20, waiting_logs_bytes: 1 << 30, reserve_bytes: 16 << 20 }
+        Self { log_budget_bytes: 64 << 20, waiting_logs_bytes: 1 << 30, reserve_bytes: 16 << 20, boot_id: boot_id() }
     }
 }
 

@@ -13,6 +13,7 @@ use super::files;
 use super::queue::Queue;
 use super::rebuild::{self, RebuildError, Rebuilt};
 use super::spool::Spool;
+use super::stamp::{self, Boot};
 use super::thread::Health;
 use super::{RECOVERED_HISTORY, Recovered, StoreConfig};
 use crate::sys::private::make_dirs;
@@ -142,7 +143,8 @@ pub(super) fn open(dir: &Path, config: &StoreConfig) -> Result<Opened, OpenError
     let mut warnings = Vec::new();
     let at = |path: PathBuf| move |source| OpenError::Folder { path, source };
     prepare_folder(dir, &mut warnings)?;
-    let spool = Spool::open(dir.join("spool")).map_err(at(dir.join("spool")))?;
+    let boot = config.boot_id.as_deref().map(Boot::new);
+    let spool = Spool::open(dir.join("spool"), boot).map_err(at(dir.join("spool")))?;
     let path = dir.join(DATABASE);
     let mut tries = 0;
     let (connection, rebuilt, epoch) = loop {
@@ -171,7 +173,7 @@ pub(super) fn open(dir: &Path, config: &StoreConfig) -> Result<Opened, OpenError
     warnings.extend(rebuilt.warnings);
     let database = |source| OpenError::Database { path: path.clone(), source };
     let readers = [db::open_reader(&path).map_err(database)?, db::open_reader(&path).map_err(database)?];
-    let swept = rebuild::sweep(&spool, &rebuilt.sweeps, &rebuilt.spent);
+    let swept = rebuild::sweep(&spool, &rebuilt.sweeps, &rebuilt.spent, &rebuilt.settled);
     let reserve = dir.join(RESERVE);
     let health = match files::make_reserve(&reserve, config.reserve_bytes) {
         Ok(()) => Health::Good,
@@ -206,7 +208,13 @@ fn prepare_folder(dir: &Path, warnings: &mut Vec<String>) -> Result<(), OpenErro
     }
     let probe = dir.join("probe");
     files::remove_if_there(&probe).map_err(failed)?;
-    files::create_new(&probe).map_err(failed)?;
+    let file = files::create_new(&probe).map_err(failed)?;
+    if !stamp::are_kept(&file) {
+        log::warn!(
+            "the file system of {} keeps no attributes: after a power loss, the last second of an output may be others' bytes",
+            dir.display()
+        );
+    }
     files::remove_if_there(&probe).map_err(failed)
 }
 

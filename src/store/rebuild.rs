@@ -21,6 +21,7 @@ use super::duty::{self, Duty};
 use super::files;
 use super::queue::{Entry, Queue, Stream, StreamKey};
 use super::spool::{Behind, Found, Segment, Spool, stem};
+use super::stamp;
 use crate::node::record::{Event, EventKind, FIRST_OUTPUT, FinalReport};
 use crate::node::spec::TaskSpec;
 
@@ -34,6 +35,8 @@ pub(super) struct Rebuilt {
     pub(super) sweeps: Vec<String>,
     /// Segments to remove, likewise.
     pub(super) spent: Vec<PathBuf>,
+    /// Segments to cut to this length, and to rid of their stamp, likewise.
+    pub(super) settled: Vec<(PathBuf, u64)>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -86,11 +89,17 @@ pub(super) fn rebuild(
     Ok(result)
 }
 
-/// Removes what is over. Gives the names of the folders that are gone.
-pub(super) fn sweep(spool: &Spool, sweeps: &[String], spent: &[PathBuf]) -> Vec<String> {
+/// Removes what is over, and settles what was being written. Gives the names of the folders that are gone.
+pub(super) fn sweep(spool: &Spool, sweeps: &[String], spent: &[PathBuf], settled: &[(PathBuf, u64)]) -> Vec<String> {
     for path in spent {
         if let Err(error) = files::remove_if_there(path) {
             log::warn!("cannot remove {}: {error}", path.display());
+        }
+    }
+    for (path, sound) in settled.iter().filter(|(path, _)| !spent.contains(path)) {
+        // With its stamp it is judged again by the next start.
+        if let Err(error) = stamp::settle(path, *sound) {
+            log::warn!("cannot settle {}: {error}", path.display());
         }
     }
     let is_removed = |stem: &&String| {
@@ -301,8 +310,16 @@ impl Rebuild<'_> {
             found.entry(name).or_default().1.push((segment.offset, len));
         }
         let mut streams = BTreeMap::new();
-        for (name, (ack, segments)) in found {
+        for (name, (ack, mut segments)) in found {
+            let cut = self.settle(spec, name, &mut segments)?;
             let (mut stream, spent, rest) = assemble(ack, &segments);
+            if let Some(end) = cut.filter(|end| rest.is_empty() && !ack.is_done && *end > stream.written) {
+                let (start, (number, epoch)) = (stream.written, name);
+                let text =
+                    format!("bytes {start} to {end} of stream {number}, epoch {epoch}, were lost with the power");
+                self.warn(format!("{}: {text}", spec.key));
+                notes.push(text);
+            }
             if !rest.is_empty() {
                 let (stream_number, epoch) = name;
                 let end = stream.written;
@@ -317,6 +334,25 @@ impl Rebuild<'_> {
             streams.insert(name, stream);
         }
         Ok(streams)
+    }
+
+    /// Cuts from the last segment what was not synced before a power loss; where it ended, if there was such.
+    fn settle(
+        &mut self,
+        spec: &TaskSpec,
+        (stream, epoch): StreamKey,
+        segments: &mut [(u64, u64)],
+    ) -> Result<Option<u64>, RebuildError> {
+        let Some((offset, len)) = segments.last_mut() else { return Ok(None) };
+        let segment = Segment { stream, epoch, offset: *offset };
+        let Ok(Some(sound)) = self.read(spec, |spool| spool.sound_len(&spec.key, segment, *len))? else {
+            return Ok(None);
+        };
+        self.result.settled.push((self.spool.segment(&spec.key, segment), sound));
+        let end = offset.saturating_add(*len);
+        let is_cut = sound < *len;
+        *len = sound;
+        Ok(is_cut.then_some(end))
     }
 }
 

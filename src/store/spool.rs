@@ -5,7 +5,8 @@
 //! spool/<stem>/inputs.tar                        its input archive, likewise
 //! spool/<stem>/events.log                        copy of the events, appended after their commit; its being there
 //!                                                says that the duty was committed
-//! spool/<stem>/<stream>-<epoch>-<offset>.seg     bytes of a stream from this offset on
+//! spool/<stem>/<stream>-<epoch>-<offset>.seg     bytes of a stream from this offset on; the one being written has a
+//!                                                stamp, an attribute that tells what of it was synced
 //! ```
 //!
 //! The copy of the events is what keeps their numbers and the final report when the database rots: an event number
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::files;
+use super::stamp::{self, Boot};
 use crate::node::id::AttemptKey;
 use crate::node::record::Event;
 use crate::node::spec::TaskSpec;
@@ -90,13 +92,19 @@ pub(super) struct Found {
 #[derive(Clone)]
 pub(super) struct Spool {
     root: PathBuf,
+    boot: Option<Boot>,
 }
 
 impl Spool {
     /// Makes the folder if it is absent.
-    pub(super) fn open(root: PathBuf) -> io::Result<Self> {
+    pub(super) fn open(root: PathBuf, boot: Option<Boot>) -> io::Result<Self> {
         files::make_folder(&root)?;
-        Ok(Self { root })
+        Ok(Self { root, boot })
+    }
+
+    /// For the stamps of segments.
+    pub(super) fn boot(&self) -> Option<Boot> {
+        self.boot
     }
 
     /// An attempt's folder.
@@ -200,6 +208,11 @@ impl Spool {
         }
         segments.sort_unstable();
         Ok(segments)
+    }
+
+    /// How much of a stream's last segment is sound, when it was being written.
+    pub(super) fn sound_len(&self, key: &AttemptKey, segment: Segment, len: u64) -> io::Result<Option<u64>> {
+        stamp::sound_len(&self.segment(key, segment), len, self.boot)
     }
 
     /// Bytes of a segment from `at` within it.
@@ -318,7 +331,7 @@ mod tests {
     #[test]
     fn manifest_survives_and_damage_is_seen() {
         let folder = Folder::new();
-        let spool = Spool::open(folder.path().join("spool")).unwrap();
+        let spool = Spool::open(folder.path().join("spool"), None).unwrap();
         let spec = spec("sum", 1);
         spool.take(&spec, b"inputs").unwrap();
         let (found, _) = spool.scan().unwrap();
@@ -335,7 +348,7 @@ mod tests {
     #[test]
     fn copied_events_end_at_the_first_torn_line() {
         let folder = Folder::new();
-        let spool = Spool::open(folder.path().join("spool")).unwrap();
+        let spool = Spool::open(folder.path().join("spool"), None).unwrap();
         let key = key("sum", 1);
         spool.take(&spec("sum", 1), b"").unwrap();
         spool.append_events(&key, [event(1), event(2)].iter()).unwrap();

@@ -8,6 +8,7 @@ use super::files;
 use super::outbox::Outbox;
 use super::queue::StreamKey;
 use super::spool::Segment;
+use super::stamp::{self, Stamp, Sum};
 use crate::node::id::AttemptKey;
 use crate::node::record::StreamEnd;
 
@@ -29,6 +30,10 @@ pub struct StreamWriter {
     segment: u64,
     written: u64,
     unsynced: u64,
+    /// Of the unsynced bytes.
+    sum: Sum,
+    /// Whether the file has a stamp.
+    is_stamped: bool,
     synced_at: Instant,
     is_folder_dirty: bool,
     /// Bytes of all logs of the attempt together.
@@ -47,6 +52,8 @@ impl StreamWriter {
             segment: written,
             written,
             unsynced: 0,
+            sum: Sum::default(),
+            is_stamped: false,
             synced_at: Instant::now(),
             is_folder_dirty: false,
             budget,
@@ -107,7 +114,7 @@ impl StreamWriter {
     }
 
     fn end(&mut self) {
-        if let Err(error) = self.sync() {
+        if let Err(error) = self.sync_whole() {
             log::error!("cannot sync stream {} of {}: {error}", self.name.0, self.key);
         }
         self.outbox.end_stream(&self.key, self.name);
@@ -117,7 +124,7 @@ impl StreamWriter {
         while !bytes.is_empty() {
             if self.file.is_none() || self.written - self.segment >= SEGMENT_BYTES {
                 // What a new segment follows is synced: so a loss can only be at a stream's end.
-                self.sync()?;
+                self.sync_whole()?;
                 self.begin_segment()?;
             }
             let room = SEGMENT_BYTES - (self.written - self.segment);
@@ -129,6 +136,7 @@ impl StreamWriter {
                     let grown = u64::try_from(count).unwrap_or(u64::MAX);
                     self.written += grown;
                     self.unsynced += grown;
+                    self.sum.add(bytes.get(..count).unwrap_or_default());
                     bytes = bytes.get(count..).unwrap_or_default();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -145,7 +153,18 @@ impl StreamWriter {
         self.file = None;
         self.segment = self.written;
         let segment = Segment { stream: self.name.0, epoch: self.name.1, offset: self.written };
-        self.file = Some(files::create_new(&self.outbox.spool().segment(&self.key, segment))?);
+        let path = self.outbox.spool().segment(&self.key, segment);
+        let file = files::create_new(&path)?;
+        // Without its stamp it must not get a byte; where there is no room for that, there may be later.
+        match Stamp::new(self.outbox.spool().boot(), 0, 0, Sum::default()).and_then(|stamp| stamp.set(&file)) {
+            Ok(()) => self.is_stamped = true,
+            Err(error) if stamp::is_unknown(&error) => self.is_stamped = false,
+            Err(error) => {
+                files::remove_if_there(&path)?;
+                return Err(error);
+            }
+        }
+        self.file = Some(file);
         self.is_folder_dirty = true;
         self.outbox.begin_segment(&self.key, self.name, self.written);
         Ok(())
@@ -153,14 +172,35 @@ impl StreamWriter {
 
     fn sync(&mut self) -> io::Result<()> {
         if let Some(file) = self.file.as_ref().filter(|_| self.unsynced > 0) {
-            file.sync_data()?;
+            if self.is_stamped {
+                let end = self.written - self.segment;
+                let boot = self.outbox.spool().boot();
+                Stamp::new(boot, end - self.unsynced, end, self.sum.clone())?.set(file)?;
+                // An attribute is no data: it takes part in a whole sync only.
+                file.sync_all()?;
+            } else {
+                file.sync_data()?;
+            }
         }
         if self.is_folder_dirty {
             files::sync_folder(&self.outbox.spool().folder(&self.key))?;
         }
         self.is_folder_dirty = false;
         self.unsynced = 0;
+        self.sum = Sum::default();
         self.synced_at = Instant::now();
+        Ok(())
+    }
+
+    /// Syncs a segment that gets no more bytes.
+    fn sync_whole(&mut self) -> io::Result<()> {
+        self.sync()?;
+        if let Some(file) = self.file.as_ref().filter(|_| self.is_stamped)
+            && let Err(error) = stamp::remove(file)
+        {
+            log::warn!("stream {} of {} keeps its stamp: {error}", self.name.0, self.key);
+        }
+        self.is_stamped = false;
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! A disk that remembers which of its bytes are safe: it is told each call that changes it, as strace saw it, and shows what
 //! may be left after a power loss. Of a file, what was written since its last sync may be there in any part, torn and out
-//! of order; of a stream's segment only the end may be missing, as it is where a file system puts data before size; of a
-//! folder, what was made, renamed and removed since its last sync is there in the order in which it happened.
+//! of order. Of a stream's segment either only the end is missing, as it is where a file system puts data before size; or
+//! its size and its attributes come back, in the order in which they changed, up to some moment, and of its bytes any
+//! part, the rest being zeros or what another file had there: size before data. Of a folder, what was made, renamed and
+//! removed since its last sync is there in the order in which it happened.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
@@ -20,6 +22,8 @@ pub enum Fate {
     Mixed,
     /// The first of them, and the last one torn.
     Cut,
+    /// As [`Self::Mixed`], but the size of a segment comes before its data.
+    Holes,
 }
 
 #[derive(Clone)]
@@ -27,6 +31,14 @@ enum Change {
     Write { at: usize, bytes: Vec<u8> },
     SetLen(usize),
     Extend(usize),
+    Attribute(String, Option<Vec<u8>>),
+}
+
+/// What a file holds.
+#[derive(Clone, Default)]
+struct Content {
+    bytes: Vec<u8>,
+    attributes: BTreeMap<String, Vec<u8>>,
 }
 
 type Names = BTreeMap<String, usize>;
@@ -35,7 +47,7 @@ type Names = BTreeMap<String, usize>;
 #[derive(Clone, Default)]
 struct Node {
     is_folder: bool,
-    bytes: Vec<u8>,
+    content: Content,
     changes: Vec<Change>,
     names: Names,
     /// Names that come and go, each group at once.
@@ -53,8 +65,9 @@ pub struct Disk {
     offsets: BTreeMap<u32, Option<usize>>,
 }
 
-impl Node {
-    fn apply(bytes: &mut Vec<u8>, change: &Change) {
+impl Content {
+    fn apply(&mut self, change: &Change) {
+        let Self { bytes, attributes } = self;
         match change {
             Change::Write { at, bytes: new } => {
                 let end = at + new.len();
@@ -65,9 +78,20 @@ impl Node {
             }
             Change::SetLen(len) => bytes.resize(*len, 0),
             Change::Extend(len) => bytes.resize((*len).max(bytes.len()), 0),
+            Change::Attribute(name, Some(value)) => drop(attributes.insert(name.clone(), value.clone())),
+            Change::Attribute(name, None) => drop(attributes.remove(name)),
         }
     }
 
+    fn write(self, to: &Path) {
+        File::create(to).unwrap().write_all(&self.bytes).unwrap();
+        for (name, value) in self.attributes {
+            rustix::fs::setxattr(to, name, &value, rustix::fs::XattrFlags::empty()).unwrap();
+        }
+    }
+}
+
+impl Node {
     fn rename(names: &mut Names, group: &[(String, Option<usize>)]) {
         for (name, node) in group {
             match node {
@@ -79,7 +103,7 @@ impl Node {
 
     fn sync(&mut self, changes: usize, renamings: usize) {
         for change in self.changes.drain(..changes) {
-            Self::apply(&mut self.bytes, &change);
+            self.content.apply(&change);
         }
         for group in self.renamings.drain(..renamings) {
             Self::rename(&mut self.names, &group);
@@ -87,10 +111,11 @@ impl Node {
     }
 
     fn len_now(&self) -> usize {
-        self.changes.iter().fold(self.bytes.len(), |len, change| match change {
+        self.changes.iter().fold(self.content.bytes.len(), |len, change| match change {
             Change::Write { at, bytes } => len.max(at + bytes.len()),
             Change::SetLen(new) => *new,
             Change::Extend(new) => len.max(*new),
+            Change::Attribute(..) => len,
         })
     }
 }
@@ -169,6 +194,17 @@ impl Disk {
         }
     }
 
+    pub fn set_attribute(&mut self, path: &Path, name: String, value: Option<Vec<u8>>) {
+        if let Some(node) = self.now.get(path) {
+            self.nodes[*node].changes.push(Change::Attribute(name, value));
+        }
+    }
+
+    /// How much of a file is safe.
+    pub fn synced_len(&self, path: &Path) -> usize {
+        self.now.get(path).map_or(0, |node| self.nodes[*node].content.bytes.len())
+    }
+
     pub fn renamed(&mut self, from: &Path, to: &Path) {
         let Some(node) = self.now.get(from).copied() else { return };
         let below: Vec<_> = self.now.range(from.to_owned()..).filter(|(path, _)| path.starts_with(from)).collect();
@@ -209,7 +245,7 @@ impl Disk {
     /// What the process sees of a file; nothing where there is none.
     pub fn now(&self, path: &Path) -> Vec<u8> {
         let Some(node) = self.now.get(path) else { return Vec::new() };
-        Self::content(&self.nodes[*node], Fate::Kept, &mut Dice(1))
+        self.content(&self.nodes[*node], Fate::Kept, &mut Dice(1)).bytes
     }
 
     /// Makes what is left after a power loss, at `to`.
@@ -220,48 +256,74 @@ impl Disk {
     fn restore(&self, node: usize, to: &Path, fate: Fate, dice: &mut Dice) {
         let node = &self.nodes[node];
         if !node.is_folder {
-            return File::create(to).unwrap().write_all(&Self::content(node, fate, dice)).unwrap();
+            return self.content(node, fate, dice).write(to);
         }
         DirBuilder::new().mode(0o700).create(to).unwrap();
         let kept = match fate {
             Fate::Lost => 0,
             Fate::Kept => node.renamings.len(),
-            Fate::Mixed | Fate::Cut => usize::try_from(dice.roll(node.renamings.len() as u64 + 1)).unwrap(),
+            Fate::Mixed | Fate::Cut | Fate::Holes => {
+                usize::try_from(dice.roll(node.renamings.len() as u64 + 1)).unwrap()
+            }
         };
         let mut names = node.names.clone();
         node.renamings[..kept].iter().for_each(|group| Node::rename(&mut names, group));
         for (name, node) in names {
             // What is in memory only, and made anew by the next start.
             if !name.ends_with("-shm") {
-                let fate = if fate == Fate::Mixed && name.ends_with(".seg") { Fate::Cut } else { fate };
+                let is_segment = name.ends_with(".seg");
+                let fate = match fate {
+                    Fate::Mixed if is_segment => Fate::Cut,
+                    Fate::Holes if !is_segment && !self.nodes[node].is_folder => Fate::Mixed,
+                    fate => fate,
+                };
                 self.restore(node, &to.join(name), fate, dice);
             }
         }
     }
 
-    fn content(node: &Node, fate: Fate, dice: &mut Dice) -> Vec<u8> {
-        let mut bytes = node.bytes.clone();
-        let cut = if fate == Fate::Cut { dice.roll(node.changes.len() as u64 + 1) } else { 0 };
+    fn content(&self, node: &Node, fate: Fate, dice: &mut Dice) -> Content {
+        let mut content = node.content.clone();
+        let is_cut = matches!(fate, Fate::Cut | Fate::Holes);
+        let cut = if is_cut { dice.roll(node.changes.len() as u64 + 1) } else { 0 };
         for (number, change) in (0..).zip(&node.changes) {
             match (fate, change) {
-                (Fate::Cut, change) if number < cut => Node::apply(&mut bytes, change),
+                (Fate::Holes, Change::Write { at, bytes: new }) if number < cut => {
+                    let part = self.after_size(new, dice);
+                    content.apply(&Change::Write { at: *at, bytes: part });
+                }
+                (Fate::Cut | Fate::Holes, change) if number < cut => content.apply(change),
                 (Fate::Cut, Change::Write { at, bytes: new }) if number == cut => {
                     let len = usize::try_from(dice.roll(new.len() as u64 + 1)).unwrap();
-                    Node::apply(&mut bytes, &Change::Write { at: *at, bytes: new[..len].to_vec() });
+                    content.apply(&Change::Write { at: *at, bytes: new[..len].to_vec() });
                 }
-                (Fate::Kept, change) => Node::apply(&mut bytes, change),
+                (Fate::Kept, change) => content.apply(change),
                 (Fate::Mixed, Change::Write { at, bytes: new }) => {
                     let len = match dice.roll(4) {
                         0 => 0,
                         1 => usize::try_from(dice.roll(new.len() as u64 + 1)).unwrap(),
                         _ => new.len(),
                     };
-                    Node::apply(&mut bytes, &Change::Write { at: *at, bytes: new[..len].to_vec() });
+                    content.apply(&Change::Write { at: *at, bytes: new[..len].to_vec() });
                 }
-                (Fate::Mixed, change) if dice.roll(2) == 0 => Node::apply(&mut bytes, change),
-                (Fate::Lost | Fate::Mixed | Fate::Cut, _) => {}
+                (Fate::Mixed, change) if dice.roll(2) == 0 => content.apply(change),
+                (Fate::Lost | Fate::Mixed | Fate::Cut | Fate::Holes, _) => {}
             }
         }
-        bytes
+        content
+    }
+
+    /// What is in the place of bytes that the size covers already: they, zeros, or what another file had there.
+    fn after_size(&self, new: &[u8], dice: &mut Dice) -> Vec<u8> {
+        let other = &self.nodes[usize::try_from(dice.roll(self.nodes.len() as u64)).unwrap()].content.bytes;
+        match dice.roll(4) {
+            0 => vec![0; new.len()],
+            1 => other.iter().copied().chain(std::iter::repeat(0)).take(new.len()).collect(),
+            2 => {
+                let len = usize::try_from(dice.roll(new.len() as u64 + 1)).unwrap();
+                [&new[..len], &vec![0; new.len() - len]].concat()
+            }
+            _ => new.to_vec(),
+        }
     }
 }
