@@ -9,7 +9,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 # Each name is a function bench_NAME below.
-BENCHES=(size grpc session)
+BENCHES=(size grpc session task)
 
 # figure NAME VALUE UNIT <=|>= GOAL
 figure() {
@@ -241,6 +241,42 @@ bench_session() {
     figure all_results_after_outage "$(measured all_results_after_outage)" s '<=' 60
     figure oldest_last_line "$(measured oldest_last_line)" s '<=' 1
     figure synced_writes_of_idle_heartbeats "$(measured synced_writes_of_idle_heartbeats)" calls '<=' 0
+}
+
+# ---- task: a task of the node beside the same by docker commands
+
+TASK_ROUNDS=${TASK_ROUNDS:-25}
+
+bench_task() {
+    local dir pid end
+    need_command python3 python3
+    build_release
+    ensure_engine
+    bash "$ROOT/scripts/build-image.sh"
+    dir=$(mktemp -d)
+    "$BINARY" standalone --state "$dir/state" --monitor-port 0 --slots 4 >"$dir/node.log" 2>&1 &
+    pid=$!
+    # shellcheck disable=SC2064 # the value of now
+    trap "kill $pid 2>/dev/null; wait $pid 2>/dev/null; rm -rf '$dir'" EXIT
+    end=$((SECONDS + 30))
+    until "$BINARY" status --json --state "$dir/state" 2>/dev/null | grep -q '"state": *"ready"'; do
+        [ "$SECONDS" -lt "$end" ] || die "the node did not become ready: $(tail -n 5 "$dir/node.log")"
+        sleep 0.2
+    done
+    python3 "$ROOT/scripts/bench_task.py" "$BINARY" "$dir/state" "$pid" "$IMAGE" "$TASK_ROUNDS" >"$dir/seconds"
+    # Median of a row, and the ratio of two.
+    median() { sed -n "s/^$1 //p" "$dir/seconds" | tr ' ' '\n' | spread | cut -d' ' -f2; }
+    by() { awk -v a="$(median "$1")" -v b="$(median "$2")" 'BEGIN { printf "%.3f", a / b }'; }
+    echo "the base image, the same options for both, $TASK_ROUNDS rounds, interleaved; median (range), seconds"
+    local row low middle high
+    while read -r row _; do
+        read -r low middle high < <(sed -n "s/^$row //p" "$dir/seconds" | tr ' ' '\n' | spread)
+        printf '  %-22s %8.3f  (%.3f to %.3f)\n' "$row" "$middle" "$low" "$high"
+    done <"$dir/seconds"
+    figure task_with_files "$(by files.ours.wall files.docker.wall)" of_docker '<=' 0.95
+    figure task_without_files "$(by plain.ours.wall plain.docker.wall)" of_docker_run '<=' 1.3
+    figure task_cpu_of_node "$(by files.ours.node files.docker.children)" of_docker '<=' 0.3
+    figure task_burst "$(by burst.docker.wall burst.ours.wall)" throughput_of_xargs '>=' 1
 }
 
 if [ $# -ne 1 ] || [[ " ${BENCHES[*]} " != *" $1 "* ]]; then
