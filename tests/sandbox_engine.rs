@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 use hivemind_worker::docker::{Docker, DockerHost, LogOptions, NodeTimeouts};
+use hivemind_worker::node::account::EndedBy;
 use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
@@ -197,7 +198,7 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 fn stop(outcome: Outcome) -> Desired {
-    let order = StopOrder { outcome, reason: "told to".to_owned(), max_grace: None };
+    let order = StopOrder { outcome, reason: "told to".to_owned(), max_grace: None, by: EndedBy::Master };
     Desired { stop: Some(order), ..Desired::default() }
 }
 

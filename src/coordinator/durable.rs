@@ -120,9 +120,9 @@ impl Coordinator {
     }
 
     pub(super) fn confirm(&mut self, poll: u64, offer_id: u64, key: &AttemptKey) {
+        let (now, now_ms) = (self.now, self.now_ms);
         if let Some(attempt) = self.roster.find_mut(key).filter(|attempt| attempt.phase == Phase::Received) {
-            attempt.phase = Phase::Queued;
-            attempt.phase_since_ms = self.now_ms;
+            attempt.enter(Phase::Queued, now, now_ms);
             info!("took attempt {key}");
         }
         if let Some(state) = self.polls.get_mut(&poll) {

@@ -1,5 +1,6 @@
 //! The node's decisions and the words they are made of: pure, and knows no other module.
 
+pub mod account;
 pub mod action;
 pub mod id;
 pub mod image;

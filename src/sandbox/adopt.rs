@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use super::body::applied_limits;
 use super::capture::{Tail, Writers};
 use super::gap::{Log, Recorded};
 use super::run::Run;
@@ -32,7 +33,8 @@ impl Task {
         let recorded = Recorded::from_ends(&self.context.store.stream_ends(&self.spec.key));
         let mut writers = self.writers()?;
         let tail = Tail::default();
-        let mut run = Run::adopted(started, now, &found, tail.clone());
+        let limits = applied_limits(&self.spec, &found.host_config);
+        let mut run = Run::adopted(started, now, &found, tail.clone()).with_limits(limits);
         self.resume_stop(&mut run);
         if found.state.running {
             self.thaw_found(&found)?;

@@ -13,6 +13,7 @@ use super::naming::{Identity, LABEL_KEY};
 use super::run::Run;
 use super::step::{Break, Step};
 use crate::docker::Docker;
+use crate::node::account::{AppliedLimits, Evidence, UsageFigures};
 use crate::node::order::{Desired, Marks, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, Usage};
 use crate::node::spec::TaskSpec;
@@ -91,7 +92,9 @@ pub fn start(
     let desired = Watch::new(Desired::default());
     let (wake, woken) = bounded(1);
     let name = context.identity.name(&spec.key);
-    let task = Task { context, spec, marks, desired: desired.clone(), wake: woken, teller, number, name };
+    let desired_here = desired.clone();
+    let task =
+        Task { context, spec, marks, desired: desired_here, wake: woken, teller, number, name, is_undying: false };
     let thread = thread::Builder::new()
         .name(format!("task-{number}"))
         .stack_size(STACK_BYTES)
@@ -109,6 +112,8 @@ pub struct Task {
     pub(super) number: u64,
     /// Of container and volume.
     pub(super) name: String,
+    /// The container was given up, since it does not end.
+    pub(super) is_undying: bool,
     teller: Teller,
 }
 
@@ -197,4 +202,7 @@ pub struct Ended {
     pub(super) tail: Tail,
     /// Whether there is a container to collect from.
     pub(super) has_container: bool,
+    pub(super) figures: UsageFigures,
+    pub(super) evidence: Evidence,
+    pub(super) limits: Option<AppliedLimits>,
 }
