@@ -44,7 +44,7 @@ use crate::rpc::master::Introduction;
 use crate::rpc::signing::Signing;
 use crate::sandbox::{Context, EngineNews, EngineWatch, Hooks, Identity};
 use crate::standalone::{Desk, Master, MasterConfig};
-use crate::store::{Recovered, Store, StoreConfig, StoreEvent};
+use crate::store::{BundleLimits, Bundles, Recovered, Store, StoreConfig, StoreEvent};
 use crate::sys::clock::boottime;
 use crate::sys::lock::StateLock;
 use crate::sys::private::private_dir;
@@ -192,6 +192,9 @@ impl Worker {
         let notify = Box::new(move |event| store_sender.send(event).unwrap_or_default());
         let (store, recovered) = Store::open(&config.state_dir, store_config, notify).map_err(|error| setup(&error))?;
 
+        let limits = BundleLimits { bytes: config.bundles_bytes, age: config.bundle_age };
+        let bundles = Arc::new(Bundles::open(&config.state_dir, limits));
+
         let (events, event_inbox) = bounded(MAX_EVENTS);
         let (actions, action_inbox) = bounded(MAX_ACTIONS);
         let mut view = first_view(config, mode, &route, &recovered);
@@ -234,6 +237,7 @@ impl Worker {
             identity,
             clock: boottime,
             boot_id: boot_id().unwrap_or_default(),
+            bundles: Arc::clone(&bundles),
         };
         let driver = Driver::new(driver::Parts {
             coordinator,

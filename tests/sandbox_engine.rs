@@ -16,7 +16,7 @@ use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
 use hivemind_worker::node::record::{EventKind, FinalReport, Outcome, Phase, PieceContent};
 use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
 use hivemind_worker::sandbox::{self, Beginning, Context, Identity, TaskHandle};
-use hivemind_worker::store::{Ack, Store, StoreConfig, StoreEvent, Write};
+use hivemind_worker::store::{Ack, BundleLimits, Bundles, Store, StoreConfig, StoreEvent, Write};
 
 /// Longest time that any of these tasks may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -55,6 +55,7 @@ impl Node {
             identity,
             clock: boottime,
             boot_id: "boot".to_owned(),
+            bundles: Arc::new(Bundles::open(&dir, BundleLimits::default())),
         };
         Self { dir, context: Arc::new(context), store, durable, tickets: AtomicU64::new(1) }
     }

@@ -10,7 +10,7 @@ use super::run::Run;
 use super::step::{Break, Step, fault};
 use super::task::Task;
 use super::verdict::parse_time;
-use crate::docker::{ContainerInspect, OutputStream, Stop};
+use crate::docker::{ContainerInspect, OutputKind, OutputStream, Stop};
 use crate::node::order::TaskNews;
 use crate::node::record::{Outcome, Phase};
 use crate::sys::time::unix_ms;
@@ -135,8 +135,8 @@ fn start_in_stat(stat: &str) -> Option<Duration> {
 /// Writes what the log has beyond the spool; whether it could be told where that begins.
 fn fill(log: &Log, writers: &mut Writers, tail: &Tail, recorded: Recorded) -> bool {
     let Some((stdout, stderr)) = log.rest(recorded) else { return false };
-    tail.push(stdout);
-    tail.push(stderr);
+    tail.push(OutputKind::Stdout, stdout);
+    tail.push(OutputKind::Stderr, stderr);
     // A disk that fails here fails the next piece too, which tells it.
     writers.stdout.append(stdout).is_ok() && writers.stderr.append(stderr).is_ok()
 }

@@ -6,6 +6,7 @@
 //! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
 //! | `task` | the thread of one attempt, and the order of its steps |
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
+//! | `bundle` | what is kept of an attempt that failed |
 //! | `stop` | ending and freezing a running container |
 //! | `step` | long engine calls that can be released |
 //! | `capture` | the output thread |
@@ -17,6 +18,7 @@
 
 mod adopt;
 mod body;
+mod bundle;
 mod capture;
 mod collect;
 mod disk;

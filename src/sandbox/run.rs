@@ -230,6 +230,7 @@ impl Task {
 
     /// Until the container has ended, then its result.
     pub fn follow(&mut self, mut run: Run) -> Step<FinalReport> {
+        self.tail = run.tail.clone();
         let end = loop {
             if let Some(end) = self.turn(&mut run)? {
                 break end;
