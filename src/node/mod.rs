@@ -4,6 +4,7 @@ pub mod account;
 pub mod action;
 pub mod id;
 pub mod image;
+pub mod leftover;
 pub mod offer;
 pub mod order;
 pub mod record;

@@ -14,13 +14,15 @@
 //! | `disk` | the watch over a task's work folder |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
 //! | `verdict` | from the engine's words to an outcome: pure |
-//! | `engine` | the engine as a whole, its events, what is left over |
+//! | `engine` | the engine as a whole, and its events |
+//! | `sweep`, `collector` | what belongs to no attempt, and when it is collected |
 
 mod adopt;
 mod body;
 mod bundle;
 mod capture;
 mod collect;
+mod collector;
 mod disk;
 mod engine;
 mod finish;
@@ -34,10 +36,12 @@ mod prepare;
 mod run;
 mod step;
 mod stop;
+mod sweep;
 mod task;
 mod verdict;
 
 pub use body::TASK_USER;
+pub use collector::{Ask, Collector, Parts as CollectorParts, asks};
 pub use engine::{EngineNews, EngineWatch, Hooks, can_hold};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
 pub use task::{Beginning, Context, TaskHandle, Teller, start};
