@@ -16,6 +16,7 @@ use log::{info, warn};
 
 use self::durable::{Gated, Retry};
 pub use self::words::{Effect, Event, Held, Past, Record, Settings, ShutdownMode};
+use crate::node::account::EndedBy;
 use crate::node::action::Action;
 use crate::node::id::AttemptKey;
 use crate::node::order::{CancelState, Desired, Directive, Marks, Refusal, StopOrder, TaskNews};
@@ -142,7 +143,11 @@ impl Coordinator {
                 self.view.node_id = node_id;
                 self.hear(Some(lease), Some(trust_percent));
                 for key in superseded {
-                    self.cancel(&key, "the master has replaced this attempt".to_owned(), Outcome::Superseded);
+                    let reason = "the master has replaced this attempt".to_owned();
+                    self.cancel(
+                        &key,
+                        StopOrder { outcome: Outcome::Superseded, reason, max_grace: None, by: EndedBy::Master },
+                    );
                 }
             }
             Event::MasterHeard { lease, trust_percent } => self.hear(lease, trust_percent),
@@ -198,7 +203,7 @@ impl Coordinator {
             Phase::Received => Phase::Queued,
             phase => phase,
         };
-        let attempt = self.roster.add(held.spec, phase, self.now_ms);
+        let attempt = self.roster.add(held.spec, phase, self.now, self.now_ms);
         attempt.marks = held.marks;
         attempt.end = held.report.map(|report| view::history_row(&attempt.spec, &report, self.now_ms));
         if has_begun && !is_over && self.past.has_crashed {
@@ -254,7 +259,7 @@ impl Coordinator {
             Some(_) => CancelState::Stopping,
         };
         let answer = Effect::AnswerCancel { key: key.clone(), state, reason: reason.clone() };
-        self.cancel(key, reason, outcome);
+        self.cancel(key, StopOrder { outcome, reason, max_grace: None, by: EndedBy::Master });
         if self.roster.find(key).is_none() {
             return self.effects.push(answer);
         }
@@ -262,14 +267,14 @@ impl Coordinator {
     }
 
     /// Ends an open attempt: through its thread, or at once where nothing of it has begun.
-    fn cancel(&mut self, key: &AttemptKey, reason: String, outcome: Outcome) {
+    fn cancel(&mut self, key: &AttemptKey, order: StopOrder) {
         let Some(attempt) = self.roster.find(key).filter(|attempt| attempt.is_open()) else {
             return;
         };
         if attempt.has_thread || self.past.leaves_alone(attempt) {
-            self.order_stop(key, StopOrder { outcome, reason, max_grace: None });
+            self.order_stop(key, order);
         } else {
-            self.finish(key, FinalReport::without_run(outcome, reason));
+            self.finish(key, FinalReport::without_run(order.outcome, order.reason));
         }
     }
 
@@ -304,14 +309,13 @@ impl Coordinator {
     // ---- news from task threads -------------------------------------------------------------------------------
 
     fn handle_news(&mut self, key: &AttemptKey, news: TaskNews) {
-        let now_ms = self.now_ms;
+        let (now, now_ms) = (self.now, self.now_ms);
         let Some(attempt) = self.roster.find_mut(key) else {
             return;
         };
         match news {
             TaskNews::Phase(phase, detail) if attempt.is_open() && attempt.phase.may_become(phase) => {
-                attempt.phase = phase;
-                attempt.phase_since_ms = now_ms;
+                attempt.enter(phase, now, now_ms);
                 attempt.detail.clone_from(&detail);
                 self.note_event(key, EventKind::Phase(phase, detail));
             }
@@ -320,8 +324,9 @@ impl Coordinator {
             TaskNews::Phase(..) => {}
             TaskNews::Detail(detail) => attempt.detail = detail,
             TaskNews::Marks(marks) => {
-                // The order to stop is the coordinator's own.
-                attempt.marks = Marks { stop: attempt.marks.stop.take(), ..marks };
+                // These are the coordinator's own.
+                let (stop, phases) = (attempt.marks.stop.take(), std::mem::take(&mut attempt.marks.phases));
+                attempt.marks = Marks { stop, phases, ..marks };
                 self.records.push(Record::Marks { key: key.clone(), marks: attempt.marks.clone() });
             }
             TaskNews::Note(note) => self.note_event(key, EventKind::Note(note)),
@@ -330,9 +335,11 @@ impl Coordinator {
                 self.note_event(key, EventKind::Alert(alert));
             }
             TaskNews::Usage(look) => attempt.look = look,
+            TaskNews::Undying(what) => self.handle_undying(key, what),
             TaskNews::Finished(report) => self.finish(key, *report),
             TaskNews::Cleaned(trouble) => {
                 attempt.has_thread = false;
+                self.handle_undying(key, None);
                 if let Some(trouble) = trouble {
                     self.alert(format!("{key}: not everything could be removed: {trouble}"));
                 }
@@ -342,15 +349,35 @@ impl Coordinator {
         }
     }
 
+    /// A container that can't be killed is the node's trouble: what it was promised is not free, and nobody knows what else
+    /// does not work.
+    fn handle_undying(&mut self, key: &AttemptKey, what: Option<String>) {
+        let Some(attempt) = self.roster.find_mut(key) else { return };
+        let before = std::mem::replace(&mut attempt.undying, what.clone());
+        let is_open = attempt.is_open();
+        let told = match (&what, before) {
+            (Some(what), _) => what.clone(),
+            (None, Some(_)) => "its container has ended after all".to_owned(),
+            (None, None) => return,
+        };
+        warn!("{key}: {told}");
+        self.alert(format!("{key}: {told}"));
+        // Behind the final report there is nothing to tell the master.
+        if is_open {
+            self.note_event(key, EventKind::Alert(told));
+        }
+    }
+
     /// Records the one final report; the thread may clean up once it is durable.
-    fn finish(&mut self, key: &AttemptKey, report: FinalReport) {
+    fn finish(&mut self, key: &AttemptKey, mut report: FinalReport) {
+        let (now, now_ms) = (self.now, self.now_ms);
         let Some(attempt) = self.roster.find_mut(key).filter(|attempt| attempt.is_open()) else {
             return;
         };
         let why = if report.reason.is_empty() { "" } else { ": " };
         info!("attempt {key} ended: {}{why}{}", report.outcome, printable(&report.reason));
-        attempt.phase = Phase::Reporting;
-        attempt.phase_since_ms = self.now_ms;
+        attempt.enter(Phase::Reporting, now, now_ms);
+        report.phases.clone_from(&attempt.marks.phases);
         attempt.detail = "waits for the master to take the result".to_owned();
         attempt.end = Some(view::history_row(&attempt.spec, &report, self.now_ms));
         self.note_event(key, EventKind::Final(Box::new(report)));
@@ -406,7 +433,8 @@ impl Coordinator {
             Action::StopTask(key) => {
                 let reason = "stopped by the node's owner".to_owned();
                 let is_open = self.roster.find(&key).is_some_and(Attempt::is_open);
-                self.cancel(&key, reason.clone(), Outcome::Cancelled);
+                let (outcome, by) = (Outcome::Cancelled, EndedBy::Owner);
+                self.cancel(&key, StopOrder { outcome, reason: reason.clone(), max_grace: None, by });
                 if is_open {
                     let state = CancelState::StoppedByOwner;
                     self.answer_when_kept(&key, Effect::AnswerCancel { key: key.clone(), state, reason });
@@ -434,6 +462,7 @@ impl Coordinator {
                 outcome: Outcome::Preempted,
                 reason: "the node is shutting down".to_owned(),
                 max_grace: Some(SHUTDOWN_GRACE),
+                by: EndedBy::Node,
             };
             match mode {
                 ShutdownMode::Stop => self.order_stop(&key, order),
@@ -476,7 +505,8 @@ impl Coordinator {
         });
         let keys: Vec<AttemptKey> = exclusive.map(|attempt| attempt.spec.key.clone()).collect();
         for key in keys {
-            self.cancel(&key, "the lease ended without a word from the master".to_owned(), Outcome::NodeFault);
+            let reason = "the lease ended without a word from the master".to_owned();
+            self.cancel(&key, StopOrder { outcome: Outcome::NodeFault, reason, max_grace: None, by: EndedBy::Node });
         }
     }
 
@@ -502,12 +532,11 @@ impl Coordinator {
     }
 
     fn start(&mut self, key: &AttemptKey) {
-        let now_ms = self.now_ms;
+        let (now, now_ms) = (self.now, self.now_ms);
         let Some(attempt) = self.roster.find_mut(key) else {
             return;
         };
-        attempt.phase = Phase::Preparing;
-        attempt.phase_since_ms = now_ms;
+        attempt.enter(Phase::Preparing, now, now_ms);
         attempt.detail.clear();
         attempt.has_thread = true;
         self.note_event(key, EventKind::Phase(Phase::Preparing, String::new()));

@@ -8,6 +8,7 @@
 //! | store | see `store` | database and spool | `Store::close` |
 //! | session, submit | 1 MiB | the lanes (`daemon::lanes`) | order `Close` and waker |
 //! | resolve | see `rpc::resolve` | one look-up of the master's name, which can't be interrupted | its own end |
+//! | collector | 512 KiB | collects what is left over (`sandbox::collector`) | `Collector::release` |
 //! | engine-events | 512 KiB | the engine's state and events (`sandbox::engine`) | `EngineWatch::release` |
 //! | sampler | 256 KiB | looks at the machine | drop of its channel |
 //! | monitor-* | see `monitor` | page, API, control socket | `Monitor::stop` |
@@ -38,13 +39,14 @@ use crate::docker::{Docker, DockerHost, NodeTimeouts};
 use crate::host::{self, Sampler};
 use crate::monitor::{Monitor, MonitorConfig, Submissions};
 use crate::node::action::Action;
+use crate::node::id::AttemptKey;
 use crate::node::snapshot::{EngineView, MasterView, Snapshot};
 use crate::rpc::key::NodeKey;
 use crate::rpc::master::Introduction;
 use crate::rpc::signing::Signing;
-use crate::sandbox::{Context, EngineNews, EngineWatch, Hooks, Identity};
-use crate::standalone::{Desk, Master, MasterConfig};
-use crate::store::{Recovered, Store, StoreConfig, StoreEvent};
+use crate::sandbox::{self, Collector, CollectorParts, Context, EngineNews, EngineWatch, Hooks, Identity};
+use crate::standalone::{Master, MasterConfig};
+use crate::store::{BundleLimits, Bundles, Recovered, Store, StoreConfig, StoreEvent};
 use crate::sys::clock::boottime;
 use crate::sys::lock::StateLock;
 use crate::sys::private::private_dir;
@@ -160,6 +162,8 @@ struct Worker {
     lanes: Lanes,
     /// None in the safe state.
     engine: Option<EngineWatch>,
+    /// None in the safe state.
+    collector: Option<Collector>,
     monitor: Monitor,
     master: Option<Master>,
     sampler: (Sender<()>, JoinHandle<()>),
@@ -192,12 +196,18 @@ impl Worker {
         let notify = Box::new(move |event| store_sender.send(event).unwrap_or_default());
         let (store, recovered) = Store::open(&config.state_dir, store_config, notify).map_err(|error| setup(&error))?;
 
+        let limits = BundleLimits { bytes: config.bundles_bytes, age: config.bundle_age };
+        let bundles = Arc::new(Bundles::open(&config.state_dir, limits));
+
         let (events, event_inbox) = bounded(MAX_EVENTS);
         let (actions, action_inbox) = bounded(MAX_ACTIONS);
         let mut view = first_view(config, mode, &route, &recovered);
         let snapshot = Watch::new(view.clone());
         let desk = master.as_ref().map(Master::desk);
-        let monitor = start_monitor(config, &snapshot, actions, &store, desk)?;
+        let (collector_asks, collector_inbox) = sandbox::asks();
+        let logs =
+            logs::NodeLogs { store: store.clone(), desk, bundles: Arc::clone(&bundles), collector: collector_asks };
+        let monitor = start_monitor(config, &snapshot, actions, logs)?;
         view.monitor = monitor_url(&monitor);
         let identity = Identity::new(config.node_id.as_str(), key.public());
         let is_safe = past.safe_because.is_some();
@@ -226,6 +236,14 @@ impl Worker {
         let docker = Docker::new(host.clone(), NodeTimeouts::default());
         let watch = || watch_engine(&docker, identity.clone(), events.clone(), held.clone());
         let engine = (!is_safe).then(watch).transpose()?;
+        let collect = || {
+            let (identity, bundles, held) = (identity.clone(), Arc::clone(&bundles), held.clone());
+            let is_held = Box::new(move |key: &AttemptKey| held.latest().contains(key));
+            let parts = CollectorParts { docker: docker.clone(), identity, bundles, is_held };
+            let started = Collector::start(parts, collector_inbox);
+            started.map_err(|error| other("can't start the collector", &error))
+        };
+        let collector = (!is_safe).then(collect).transpose()?;
         let sampler = start_sampler(&config.state_dir, events.clone())?;
         let context = Context {
             docker,
@@ -234,6 +252,7 @@ impl Worker {
             identity,
             clock: boottime,
             boot_id: boot_id().unwrap_or_default(),
+            bundles: Arc::clone(&bundles),
         };
         let driver = Driver::new(driver::Parts {
             coordinator,
@@ -248,7 +267,7 @@ impl Worker {
         });
         let done = start_driver(driver)?;
         tell_start(config, mode, &monitor);
-        Ok(Self { store, lanes, engine, monitor, master, sampler, events, done })
+        Ok(Self { store, lanes, engine, collector, monitor, master, sampler, events, done })
     }
 
     /// Waits for signals until the coordinator has ended.
@@ -330,6 +349,9 @@ impl Worker {
         self.lanes.release();
         if let Some(engine) = self.engine {
             engine.release();
+        }
+        if let Some(collector) = self.collector {
+            collector.release();
         }
         self.monitor.stop();
         if let Some(master) = self.master {
@@ -424,8 +446,7 @@ fn start_monitor(
     config: &Config,
     snapshot: &Watch<Snapshot>,
     actions: Sender<Action>,
-    store: &Store,
-    desk: Option<Desk>,
+    logs: logs::NodeLogs,
 ) -> Result<Monitor, Fault> {
     let mut addresses = vec![config.monitor];
     if config.monitor.ip().is_loopback() && config.monitor.is_ipv4() && config.monitor.port() != 0 {
@@ -437,9 +458,8 @@ fn start_monitor(
         control_socket: config.control_socket(is_run_dir_there),
         ..MonitorConfig::new(&config.state_dir)
     };
-    let submissions = desk.clone().map(|desk| Arc::new(desk) as Arc<dyn Submissions>);
-    let logs = Arc::new(logs::NodeLogs { store: store.clone(), desk });
-    Monitor::start(monitor_config, snapshot.clone(), actions, submissions, logs).map_err(|error| {
+    let submissions = logs.desk.clone().map(|desk| Arc::new(desk) as Arc<dyn Submissions>);
+    Monitor::start(monitor_config, snapshot.clone(), actions, submissions, Arc::new(logs)).map_err(|error| {
         Fault::Setup(format!("can't start the monitor: {error}; --monitor-port N (or MONITOR_PORT) names another port"))
     })
 }
@@ -452,7 +472,7 @@ fn watch_engine(
     docker: &Docker,
     identity: Identity,
     events: Sender<Event>,
-    held: Watch<BTreeSet<crate::node::id::AttemptKey>>,
+    held: Watch<BTreeSet<AttemptKey>>,
 ) -> Result<EngineWatch, Fault> {
     let hooks = Hooks {
         // A send fails only when the coordinator has ended, and this thread is released then.

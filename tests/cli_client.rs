@@ -183,8 +183,12 @@ fn each_outcome_has_its_exit_code() {
         let result: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
         let wanted = json!({
             "task": "t1", "attempt": 1, "outcome": outcome, "exit_code": exit_code, "reason": "because",
-            "duration_ms": 1500, "peak_memory_bytes": 1048576, "cpu_ms": 700, "outputs": [], "cut": []
+            "duration_ms": 1500, "peak_memory_bytes": 1048576, "cpu_ms": 700, "outputs": [], "cut": [],
+            "usage": result["usage"], "image_digest": result["image_digest"],
+            // Of a worker from before these were told.
+            "phases": [], "limits": null, "figures": null, "evidence": null
         });
+        assert_eq!(result["usage"]["cpu_ms"], 700);
         assert_eq!(result, wanted);
     }
 }

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 use hivemind_worker::docker::{Docker, DockerHost, LogOptions, NodeTimeouts};
+use hivemind_worker::node::account::EndedBy;
 use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
 use hivemind_worker::node::record::{EventKind, FinalReport, Outcome, Phase, PieceContent};
 use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
 use hivemind_worker::sandbox::{self, Beginning, Context, Identity, TaskHandle};
-use hivemind_worker::store::{Ack, Store, StoreConfig, StoreEvent, Write};
+use hivemind_worker::store::{Ack, BundleLimits, Bundles, Store, StoreConfig, StoreEvent, Write};
 
 /// Longest time that any of these tasks may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -54,6 +55,7 @@ impl Node {
             identity,
             clock: boottime,
             boot_id: "boot".to_owned(),
+            bundles: Arc::new(Bundles::open(&dir, BundleLimits::default())),
         };
         Self { dir, context: Arc::new(context), store, durable, tickets: AtomicU64::new(1) }
     }
@@ -197,7 +199,7 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 fn stop(outcome: Outcome) -> Desired {
-    let order = StopOrder { outcome, reason: "told to".to_owned(), max_grace: None };
+    let order = StopOrder { outcome, reason: "told to".to_owned(), max_grace: None, by: EndedBy::Master };
     Desired { stop: Some(order), ..Desired::default() }
 }
 

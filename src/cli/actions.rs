@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use crate::config::Format;
 use crate::node::id::{AttemptKey, Id};
 use crate::node::record::Outcome;
 
 use super::client::{Client, ClientError, encoded};
-use super::{Failure, tell};
+use super::{Failure, print, table, tell};
 
 /// Rows of history that are looked through: as many as the worker gives at once.
 const MAX_HISTORY: u32 = 1_000;
@@ -16,6 +17,29 @@ pub(super) fn act(client: &Client, word: &str, done: &str) -> Result<u8, Failure
     client.post(&format!("/api/v1/{word}"))?;
     tell(done);
     Ok(0)
+}
+
+/// `gc`: has what is left over collected.
+pub(super) fn collect(client: &Client, format: Format, is_dry: bool) -> Result<u8, Failure> {
+    let found = client.collect(is_dry)?;
+    let failed = found.iter().any(|thing| thing.trouble.is_some());
+    if format == Format::Json {
+        print(&format!("{}\n", serde_json::json!({ "left_over": found })))?;
+        return Ok(u8::from(failed));
+    }
+    let done = if is_dry { "would be removed" } else { "removed" };
+    let rows: Vec<Vec<String>> = found
+        .iter()
+        .map(|thing| {
+            let state = thing.trouble.as_ref().map_or(done.to_owned(), |trouble| format!("NOT removed: {trouble}"));
+            table::row([&thing.kind, &thing.name, &state, &thing.reason])
+        })
+        .collect();
+    print(&table::render(&rows))?;
+    if found.is_empty() {
+        tell("nothing is left over");
+    }
+    Ok(u8::from(failed))
 }
 
 /// Stops a task: as its author on a standalone node, else as the node's owner.

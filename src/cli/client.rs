@@ -11,11 +11,13 @@ use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body};
 
 use crate::config::{CONTROL_SOCKET, ClientOptions, SERVICE_SOCKET};
-use crate::node::id::AttemptKey;
+use crate::monitor::TaskView;
+use crate::node::id::{AttemptKey, Id};
+use crate::node::leftover::LeftOver;
 use crate::node::snapshot::{HistoryRow, Snapshot};
 
 use super::socket::{NoResolver, SocketConnector};
-use super::view::{HistoryAnswer, ListAnswer, LogPart, StreamName, SubmissionView};
+use super::view::{CollectAnswer, HistoryAnswer, ListAnswer, LogPart, StreamName, SubmissionView};
 use super::{EXIT_FAILURE, Failure, folder};
 
 /// A snapshot of 64 tasks with 4 KiB of output each, and a thousand rows of history, is far below.
@@ -125,6 +127,26 @@ impl Client {
             Err(ClientError::Refused { status: 409, .. }) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
+    }
+
+    /// All about one attempt, the latest when none is named.
+    pub(super) fn task(&self, task: &Id, attempt: Option<u32>) -> Result<TaskView, ClientError> {
+        let attempt = attempt.map_or(String::new(), |attempt| format!("/{attempt}"));
+        json(self.get(&format!("/api/v1/tasks/{}{attempt}", encoded(task.as_str())))?)
+    }
+
+    /// The bundle of an attempt that failed, and its size.
+    pub(super) fn bundle(&self, key: &AttemptKey) -> Result<(impl Read, Option<u64>), ClientError> {
+        let path = format!("/api/v1/tasks/{}/{}/bundle", encoded(key.task.as_str()), key.attempt);
+        let body = self.get(&path)?.into_body();
+        let size = body.content_length();
+        Ok((body.into_reader(), size))
+    }
+
+    /// Has what is left over collected, or only told.
+    pub(super) fn collect(&self, is_dry: bool) -> Result<Vec<LeftOver>, ClientError> {
+        let response = self.agent.post(url(&format!("/api/v1/gc?dry_run={}", u8::from(is_dry)))).send_empty();
+        json::<CollectAnswer>(self.checked(response)?).map(CollectAnswer::rows)
     }
 
     /// Something to do, without content.

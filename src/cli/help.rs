@@ -16,7 +16,7 @@ const fn topic(name: &'static str, usage: &'static str, short: &'static str, tex
     Topic { name, usage, short, text }
 }
 
-static TOPICS: [Topic; 14] = [
+static TOPICS: [Topic; 15] = [
     topic(
         "run",
         "hivemind-worker [run] [FLAGS]",
@@ -78,10 +78,27 @@ static TOPICS: [Topic; 14] = [
     ),
     topic(
         "tasks",
-        "hivemind-worker tasks [--json] [--limit N]",
-        "list the tasks that the node holds, those that wait at the small master, and those that ended",
-        "  --json      one JSON object with `tasks`, `history` and `submissions` (waiting or ended at the small master)\n\
-         \x20 --limit N   how many that ended, 0 to 1000; default: 20\n",
+        "hivemind-worker tasks [--json] [--limit N] | tasks show ID[#ATTEMPT] [--json] | tasks bundle ID[#ATTEMPT] [--output FILE]",
+        "list the tasks that the node holds, those that wait at the small master, and those that ended; or show one",
+        "`tasks show` tells all about one attempt, the latest when none is named: how it ended and by whom, times, limits, use,\n\
+         outputs, and the last lines of its output. The last thousand that ended are known in full.\n\
+         `tasks bundle` gives what is kept of an attempt that failed (HIVEMIND_BUNDLES, HIVEMIND_BUNDLE_AGE) as a tar archive:\n\
+         report, task, events, last output, the engine's word on the container, a list of the work folder and its files as far\n\
+         as they have 16 MiB together.\n\
+         \n\
+         \x20 --json      one JSON object; of the list with `tasks`, `history` and `submissions` (waiting or ended at the small master)\n\
+         \x20 --limit N   of the list: how many that ended, 0 to 1000; default: 20\n\
+         \x20 --output FILE  of the bundle: where to save it, a new file; default: standard output, unless it is a terminal\n",
+    ),
+    topic(
+        "gc",
+        "hivemind-worker gc [--dry-run] [--json]",
+        "remove what ended tasks have left: containers, volumes, networks, old bundles",
+        "Only what has this node's label and belongs to no task that it holds. The worker does the same at each start and each\n\
+         hour. Ends with 1 when something could not be removed.\n\
+         \n\
+         \x20 --dry-run   only tell what would be removed\n\
+         \x20 --json      one JSON object with `left_over`\n",
     ),
     topic(
         "logs",

@@ -16,6 +16,7 @@ mod logs;
 mod pack;
 mod run;
 mod save;
+mod show;
 mod socket;
 mod status;
 mod submit;
@@ -103,6 +104,9 @@ fn client_command(command: &ClientCommand, options: &ClientOptions) -> Result<u8
         ClientCommand::Submit(submit) => submit::submit(&client, submit),
         ClientCommand::Status(format) => status::status(&client, *format),
         ClientCommand::Tasks { format, limit } => status::tasks(&client, *format, *limit),
+        ClientCommand::Show { task, attempt, format } => show::show(&client, task, *attempt, *format),
+        ClientCommand::Bundle { task, attempt, output } => show::bundle(&client, task, *attempt, output.as_deref()),
+        ClientCommand::Collect { format, is_dry } => actions::collect(&client, *format, *is_dry),
         ClientCommand::Logs(logs) => logs::logs(&client, logs),
         ClientCommand::Cancel { task } => actions::cancel(&client, task),
         ClientCommand::Drain => actions::act(&client, "drain", "draining: running tasks go on, new ones are not taken"),

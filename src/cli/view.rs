@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::node::account::{AppliedLimits, Evidence, PhaseTime, UsageFigures};
+use crate::node::leftover::LeftOver;
 use crate::node::record::{Outcome, OutputFile, Usage};
 use crate::node::resources::Resources;
 use crate::node::snapshot::HistoryRow;
@@ -81,6 +83,21 @@ pub(super) struct ReportView {
     /// What was not collected or not kept.
     #[serde(default)]
     pub(super) cut: Vec<String>,
+    /// Of the image that ran.
+    #[serde(default)]
+    pub(super) image_digest: String,
+    /// Time in each phase.
+    #[serde(default)]
+    pub(super) phases: Vec<PhaseTime>,
+    /// As applied.
+    #[serde(default)]
+    pub(super) limits: Option<AppliedLimits>,
+    /// Peaks and averages.
+    #[serde(default)]
+    pub(super) figures: Option<UsageFigures>,
+    /// What the outcome was decided by.
+    #[serde(default)]
+    pub(super) evidence: Option<Evidence>,
 }
 
 /// The result of a task for scripts: one line of JSON.
@@ -96,6 +113,12 @@ pub(super) struct ResultLine<'a> {
     cpu_ms: u64,
     outputs: Vec<OutputLine<'a>>,
     cut: &'a [String],
+    image_digest: &'a str,
+    usage: Usage,
+    phases: &'a [PhaseTime],
+    limits: Option<&'a AppliedLimits>,
+    figures: Option<&'a UsageFigures>,
+    evidence: Option<&'a Evidence>,
 }
 
 #[derive(Serialize)]
@@ -121,6 +144,12 @@ impl<'a> ResultLine<'a> {
             cpu_ms: report.usage.cpu_ms,
             outputs: outputs.collect(),
             cut: &report.cut,
+            image_digest: &report.image_digest,
+            usage: report.usage,
+            phases: &report.phases,
+            limits: report.limits.as_ref(),
+            figures: report.figures.as_ref(),
+            evidence: report.evidence.as_ref(),
         }
     }
 }
@@ -135,6 +164,19 @@ impl HistoryAnswer {
     /// Newest first.
     pub(super) fn rows(self) -> Vec<HistoryRow> {
         self.history
+    }
+}
+
+/// `{"left_over": [...]}`.
+#[derive(Deserialize)]
+pub(super) struct CollectAnswer {
+    left_over: Vec<LeftOver>,
+}
+
+impl CollectAnswer {
+    /// In the order of removal.
+    pub(super) fn rows(self) -> Vec<LeftOver> {
+        self.left_over
     }
 }
 

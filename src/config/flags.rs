@@ -43,6 +43,31 @@ pub enum ClientCommand {
         /// How many of those that ended.
         limit: u32,
     },
+    /// All about one attempt.
+    Show {
+        /// Of which task.
+        task: Id,
+        /// Which attempt; the latest when absent.
+        attempt: Option<u32>,
+        /// How to print.
+        format: Format,
+    },
+    /// The bundle of an attempt that failed.
+    Bundle {
+        /// Of which task.
+        task: Id,
+        /// Which attempt; the latest when absent.
+        attempt: Option<u32>,
+        /// Where to save it; standard output when absent.
+        output: Option<PathBuf>,
+    },
+    /// Remove what is left over.
+    Collect {
+        /// How to print.
+        format: Format,
+        /// Only tell.
+        is_dry: bool,
+    },
     /// Output of a task.
     Logs(Logs),
     /// Stop a task.
@@ -128,14 +153,15 @@ pub struct Flags {
 }
 
 /// Subcommands and the options that each takes beside the settings.
-pub static COMMANDS: [(&str, &[&str]); 14] = [
+pub static COMMANDS: [(&str, &[&str]); 15] = [
     ("run", &[]),
     ("standalone", &[]),
     ("submit", &["wait", "output", "json", "name"]),
     ("status", &["json"]),
-    ("tasks", &["json", "limit"]),
+    ("tasks", &["json", "limit", "output"]),
     ("logs", &["stderr", "follow", "attempt"]),
     ("cancel", &[]),
+    ("gc", &["dry-run", "json"]),
     ("drain", &[]),
     ("pause", &[]),
     ("resume", &[]),
@@ -146,9 +172,11 @@ pub static COMMANDS: [(&str, &[&str]); 14] = [
 ];
 
 /// Options that take no value and the ones that do, without those that set a key.
-const SWITCHES: [&str; 7] = ["wait", "json", "stderr", "follow", "debug", "help", "version"];
+const SWITCHES: [&str; 8] = ["wait", "json", "stderr", "follow", "dry-run", "debug", "help", "version"];
 const VALUED: [&str; 5] = ["config", "output", "name", "limit", "attempt"];
 
+/// Options of `tasks` with all its words.
+const COMMAND_OPTIONS: [&str; 3] = ["json", "limit", "output"];
 /// How many tasks that ended `tasks` shows by default.
 const DEFAULT_LIMIT: u32 = 20;
 
@@ -213,7 +241,7 @@ impl Line {
             "name" => self.name = Some(id(&non_empty(parser, &place)?, &place)?),
             "attempt" => self.attempt = Some(number(&non_empty(parser, &place)?, 1, u32::MAX, &place)?),
             "limit" => self.limit = Some(number(&non_empty(parser, &place)?, 0, 1_000, &place)?),
-            "wait" | "json" | "stderr" | "follow" => {}
+            "wait" | "json" | "stderr" | "follow" | "dry-run" => {}
             _ => return Err(ConfigError::new(place, unknown_flag(name))),
         }
         if !matches!(name, "help" | "version" | "debug" | "config") {
@@ -292,7 +320,8 @@ impl Line {
                 ClientCommand::Submit(submit)
             }
             "status" => ClientCommand::Status(self.format()),
-            "tasks" => ClientCommand::Tasks { format: self.format(), limit: self.limit.unwrap_or(DEFAULT_LIMIT) },
+            "tasks" => self.tasks(words)?,
+            "gc" => ClientCommand::Collect { format: self.format(), is_dry: self.has("dry-run") },
             "logs" => ClientCommand::Logs(Logs {
                 task: task_word(name, words)?,
                 attempt: self.attempt,
@@ -308,6 +337,57 @@ impl Line {
         };
         Ok(Command::Client(client))
     }
+}
+
+impl Line {
+    /// `tasks`, `tasks show ID[#ATTEMPT]` and `tasks bundle ID[#ATTEMPT]`.
+    fn tasks<'a>(&self, words: &mut impl Iterator<Item = &'a OsString>) -> Result<ClientCommand, ConfigError> {
+        let word = words.next().map(|word| word.to_string_lossy().into_owned());
+        let (what, allowed): (_, &[&str]) = match word.as_deref() {
+            None => ("tasks", &["json", "limit"]),
+            Some("show") => ("tasks show", &["json"]),
+            Some("bundle") => ("tasks bundle", &["output"]),
+            Some(other) => {
+                return Err(usage(format!(
+                    "tasks knows show and bundle, not {}: see `hivemind-worker help tasks`",
+                    shown(other)
+                )));
+            }
+        };
+        if let Some(used) =
+            self.used.iter().find(|used| COMMAND_OPTIONS.contains(&used.as_str()) && !allowed.contains(&used.as_str()))
+        {
+            let message = format!("does not belong to `{what}`: see `hivemind-worker help tasks`");
+            return Err(ConfigError::new(Place::Flag(format!("--{used}")), message));
+        }
+        if word.is_none() {
+            return Ok(ClientCommand::Tasks { format: self.format(), limit: self.limit.unwrap_or(DEFAULT_LIMIT) });
+        }
+        let (task, attempt) = attempt_word(what, words)?;
+        Ok(match what {
+            "tasks show" => ClientCommand::Show { task, attempt, format: self.format() },
+            _ => ClientCommand::Bundle { task, attempt, output: self.output.clone() },
+        })
+    }
+}
+
+/// `ID` or `ID#ATTEMPT`, as `tasks` prints it.
+fn attempt_word<'a>(
+    command: &str,
+    words: &mut impl Iterator<Item = &'a OsString>,
+) -> Result<(Id, Option<u32>), ConfigError> {
+    let word = words.next().map(|word| word.to_string_lossy().into_owned());
+    let word = word.ok_or_else(|| usage(format!("{command} needs the id of a task: see `hivemind-worker tasks`")))?;
+    let (task, attempt) = match word.split_once('#') {
+        None => (word.as_str(), None),
+        Some((task, attempt)) => {
+            let number = attempt.parse().ok().filter(|number| *number > 0);
+            let wrong = || usage(format!("{} names no attempt: write ID or ID#1", shown(&word)));
+            (task, Some(number.ok_or_else(wrong)?))
+        }
+    };
+    let task = Id::parse(task).map_err(|error| usage(format!("the id of the task {error}")))?;
+    Ok((task, attempt))
 }
 
 fn usage(message: impl ToString) -> ConfigError {
@@ -379,6 +459,15 @@ mod tests {
                 name: Some(Id::parse("n1").unwrap()),
             }))
         );
+        let task = Id::parse("t").unwrap();
+        assert_eq!(
+            line("tasks show t#3 --json").unwrap().command,
+            Command::Client(ClientCommand::Show { task: task.clone(), attempt: Some(3), format: Format::Json })
+        );
+        assert_eq!(
+            line("tasks bundle t --output f").unwrap().command,
+            Command::Client(ClientCommand::Bundle { task, attempt: None, output: Some("f".into()) })
+        );
         let flags = line("run --cpus 2 --config c --state=/s").unwrap();
         assert_eq!(flags.config_file, Some("c".into()));
         assert_eq!(flags.settings[0].key.name, "HIVEMIND_CPUS");
@@ -397,6 +486,17 @@ mod tests {
             ("submit t --output o", "flag --output: needs --wait: outputs are there when the task has ended"),
             ("cancel ../x", "command line: the id of the task must begin with a letter or digit"),
             ("logs", "command line: logs needs the id of a task: see `hivemind-worker tasks`"),
+            ("tasks show", "command line: tasks show needs the id of a task: see `hivemind-worker tasks`"),
+            ("tasks bundle t#0", "command line: \"t#0\" names no attempt: write ID or ID#1"),
+            (
+                "tasks bundel t",
+                "command line: tasks knows show and bundle, not \"bundel\": see `hivemind-worker help tasks`",
+            ),
+            (
+                "tasks show t --limit 3",
+                "flag --limit: does not belong to `tasks show`: see `hivemind-worker help tasks`",
+            ),
+            ("tasks --output x", "flag --output: does not belong to `tasks`: see `hivemind-worker help tasks`"),
             ("--state", "flag --state: needs a value"),
             ("--state=", "flag --state: needs a value"),
             ("tasks --limit x", "flag --limit: \"x\" is not right: write a whole number from 0 to 1000"),

@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 32] = [
+pub static KEYS: [Key; 34] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -208,6 +208,12 @@ pub static KEYS: [Key; 32] = [
         "Output of all attempts together that waits for the master; beyond it the oldest of the least important attempts is dropped, and the gap told",
         ["size", "16MiB to 1TiB", "1GiB"],
     ),
+    key(
+        "HIVEMIND_BUNDLES",
+        "Bundles of attempts that failed, all together: report, last output, the engine's word, files; beyond it the oldest go",
+        ["size", "0 (none are kept) to 1TiB", "256MiB"],
+    ),
+    key("HIVEMIND_BUNDLE_AGE", "How long such a bundle is kept", ["duration", "1m to 365d", "7d"]),
     key(
         "WIREGUARD_CONFIG_PATH",
         "WireGuard configuration of the tunnel to the master; accepted, but this version builds no tunnel",

@@ -121,6 +121,10 @@ pub struct Config {
     pub log_budget_bytes: u64,
     /// `HIVEMIND_WAITING_LOGS`: bytes of output of all attempts together that wait for the master.
     pub waiting_logs_bytes: u64,
+    /// `HIVEMIND_BUNDLES`: bytes of the bundles of failed attempts, all together.
+    pub bundles_bytes: u64,
+    /// `HIVEMIND_BUNDLE_AGE`.
+    pub bundle_age: Duration,
     /// `WIREGUARD_CONFIG_PATH`, or a `--config` that is one.
     pub wireguard_config: Option<PathBuf>,
     /// What the owner should know about this configuration, in words.
@@ -241,7 +245,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 31] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 33] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
@@ -275,6 +279,8 @@ impl Config {
             ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),
             ("HIVEMIND_WAITING_LOGS", self.waiting_logs_bytes == new.waiting_logs_bytes),
+            ("HIVEMIND_BUNDLES", self.bundles_bytes == new.bundles_bytes),
+            ("HIVEMIND_BUNDLE_AGE", self.bundle_age == new.bundle_age),
             ("WIREGUARD_CONFIG_PATH", self.wireguard_config == new.wireguard_config),
         ]
     }

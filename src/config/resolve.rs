@@ -88,6 +88,8 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         waiting_logs_bytes: layers
             .read("HIVEMIND_WAITING_LOGS", |text| size_in(text, 16 << 20, 1 << 40))?
             .unwrap_or(1 << 30),
+        bundles_bytes: layers.read("HIVEMIND_BUNDLES", |text| size_in(text, 0, 1 << 40))?.unwrap_or(256 << 20),
+        bundle_age: layers.read("HIVEMIND_BUNDLE_AGE", bundle_age)?.unwrap_or(Duration::from_secs(7 * 86_400)),
         wireguard_config,
         warnings,
         places: layers.places(),
@@ -189,6 +191,12 @@ fn client_files(layers: &Layers<'_>) -> Result<Option<(PathBuf, PathBuf)>, Confi
 
 fn crash_limit(text: &str) -> Result<u32, String> {
     u32::try_from(value::whole(text, 1..=1_000_000)?).map_err(|error| error.to_string())
+}
+
+fn bundle_age(text: &str) -> Result<Duration, String> {
+    let age = value::duration(text)?;
+    let is_in = (Duration::from_secs(60)..=LONGEST_TIMEOUT).contains(&age);
+    is_in.then_some(age).ok_or_else(|| format!("{} is out of range: from 1m to 365d", shown(text)))
 }
 
 fn signing_key(text: &str) -> Result<[u8; 32], String> {

@@ -13,7 +13,7 @@ pub(super) enum Gated {
     /// An answer to a cancellation.
     Answer {
         key: AttemptKey,
-        answer: Effect,
+        answer: Box<Effect>,
     },
     /// The attempt's thread may start.
     Start(AttemptKey),
@@ -81,7 +81,7 @@ impl Coordinator {
             return;
         }
         self.commit();
-        let what = Gated::Answer { key: key.clone(), answer };
+        let what = Gated::Answer { key: key.clone(), answer: Box::new(answer) };
         let is_in = |records: &[Record]| records.iter().any(|record| record.ends(key));
         let ticket = self.undecided.iter().rev().find(|(_, records)| is_in(records)).map(|(ticket, _)| *ticket);
         match self.retries.iter_mut().rev().find(|retry| is_in(&retry.records)) {
@@ -95,7 +95,7 @@ impl Coordinator {
         self.undecided.retain(|undecided, _| *undecided > self.durable);
         while let Some((_, what)) = self.gated.pop_front_if(|(ticket, _)| *ticket <= self.durable) {
             match what {
-                Gated::Answer { answer, .. } => self.effects.push(answer),
+                Gated::Answer { answer, .. } => self.effects.push(*answer),
                 Gated::Start(key) => self.begin(&key),
                 Gated::Recorded(key) => self.change_desired(&key, |desired| desired.may_clean = true),
                 Gated::Taken { poll, offer_id, key } => self.confirm(poll, offer_id, &key),
@@ -120,9 +120,9 @@ impl Coordinator {
     }
 
     pub(super) fn confirm(&mut self, poll: u64, offer_id: u64, key: &AttemptKey) {
+        let (now, now_ms) = (self.now, self.now_ms);
         if let Some(attempt) = self.roster.find_mut(key).filter(|attempt| attempt.phase == Phase::Received) {
-            attempt.phase = Phase::Queued;
-            attempt.phase_since_ms = self.now_ms;
+            attempt.enter(Phase::Queued, now, now_ms);
             info!("took attempt {key}");
         }
         if let Some(state) = self.polls.get_mut(&poll) {

@@ -54,7 +54,7 @@ impl Coordinator {
             return self.refuse(poll, offer_id, code, reason);
         }
         let key = spec.key.clone();
-        self.roster.add(spec.clone(), Phase::Received, self.now_ms);
+        self.roster.add(spec.clone(), Phase::Received, self.now, self.now_ms);
         self.records.push(Record::Take { spec: Box::new(spec), inputs });
         self.note_event(&key, EventKind::Phase(Phase::Received, String::new()));
         let ticket = self.commit();

@@ -23,6 +23,10 @@ impl Coordinator {
         if !self.view.engine.is_usable {
             return (NodeState::Degraded, self.view.engine.detail.clone());
         }
+        if let Some(what) = self.roster.iter().find_map(|attempt| Some((&attempt.spec.key, attempt.undying.as_ref()?)))
+        {
+            return (NodeState::Degraded, format!("{}: {}", what.0, what.1));
+        }
         if self.shutdown.is_some() {
             return (NodeState::Draining, "the worker is shutting down".to_owned());
         }

@@ -99,6 +99,11 @@ impl Docker {
         self.fetch(Call::get(container(id).word("json"), operation("inspect container", id)))
     }
 
+    /// The same as the engine wrote it, for people.
+    pub fn inspect_container_whole(&self, id: &str) -> Result<serde_json::Value, Error> {
+        self.fetch(Call::get(container(id).word("json"), operation("inspect container", id)))
+    }
+
     /// Changes limits, also of a running container. Returns the engine's warnings.
     pub fn update_container(&self, id: &str, body: &UpdateBody) -> Result<Vec<String>, Error> {
         #[derive(Deserialize)]

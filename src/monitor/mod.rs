@@ -26,10 +26,11 @@ use crossbeam_channel::Sender;
 use serde::{Deserialize, Serialize};
 
 use crate::node::action::Action;
-use crate::node::id::AttemptKey;
+use crate::node::id::{AttemptKey, Id};
+use crate::node::leftover::{Collecting, LeftOver};
 use crate::node::record::{FinalReport, Outcome};
 use crate::node::resources::Resources;
-use crate::node::snapshot::Snapshot;
+use crate::node::snapshot::{AttemptView, HistoryRow, Snapshot};
 use crate::sys::watch::Watch;
 
 mod admit;
@@ -44,6 +45,7 @@ mod routes;
 mod server;
 mod socket;
 mod submissions;
+mod tasks;
 mod text;
 mod token;
 mod views;
@@ -68,10 +70,52 @@ pub struct LogPart {
     pub is_closed: bool,
 }
 
-/// Output of the attempts that the node itself holds. Calls return soon: [`Monitor::stop`] waits for them.
+/// Output of the attempts that the node itself holds, and what it keeps of those that are over. Calls return soon:
+/// [`Monitor::stop`] waits for them. A node without a store keeps nothing.
 pub trait Logs: Send + Sync {
     /// At most `max` bytes of `stream` from `offset`; `None` when there is no such attempt.
     fn read(&self, key: &AttemptKey, stream: u32, offset: u64, max: usize) -> Option<LogPart>;
+    /// The latest attempt of a task, held or over.
+    fn latest(&self, _task: &Id) -> Option<u32> {
+        None
+    }
+    /// The row of an attempt that is over.
+    fn ended(&self, _key: &AttemptKey) -> Option<HistoryRow> {
+        None
+    }
+    /// The final report of an attempt that has one.
+    fn report(&self, _key: &AttemptKey) -> Option<FinalReport> {
+        None
+    }
+    /// The bundle of an attempt that failed.
+    fn bundle(&self, _key: &AttemptKey) -> Option<OutputContent> {
+        None
+    }
+    /// Collects what is left over.
+    ///
+    /// # Errors
+    /// Says why that can't be done now.
+    fn collect(&self, _how: Collecting) -> Result<Vec<LeftOver>, String> {
+        Err("this node collects nothing".to_owned())
+    }
+}
+
+/// All that the node knows of one attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// Which.
+    #[serde(flatten)]
+    pub key: AttemptKey,
+    /// While the node holds it.
+    pub held: Option<AttemptView>,
+    /// Once the master has all of it.
+    pub ended: Option<HistoryRow>,
+    /// Once it has ended; without the tail.
+    pub report: Option<FinalReport>,
+    /// The last output that is known here, as text.
+    pub tail: String,
+    /// Size of the bundle, if there is one.
+    pub bundle_bytes: Option<u64>,
 }
 
 /// Why a submission isn't taken.

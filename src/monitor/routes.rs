@@ -7,9 +7,8 @@ use crossbeam_channel::{Sender, TrySendError};
 
 use super::head::Method;
 use super::text::{decode_percent, escape_controls, segments, whole_characters};
-use super::{LogPart, Logs, OutputContent, Submissions, metrics, page, submissions, views};
+use super::{LogPart, Logs, OutputContent, Submissions, metrics, page, submissions, tasks, views};
 use crate::node::action::Action;
-use crate::node::id::{AttemptKey, Id};
 use crate::node::record::{STDERR, STDOUT};
 use crate::node::snapshot::{NodeState, Snapshot};
 use crate::sys::watch::Watch;
@@ -136,8 +135,8 @@ pub fn answer(context: &Context, ask: &Ask, body: &mut dyn Read) -> Reply {
         ["api", "v1", "pause"] => post(ask, || act(context, Action::Pause, "pause")),
         ["api", "v1", "resume"] => post(ask, || act(context, Action::Resume, "resume")),
         ["api", "v1", "drain"] => post(ask, || act(context, Action::Drain, "drain")),
-        ["api", "v1", "tasks", task, attempt, "stop"] => post(ask, || stop(context, task, attempt)),
-        ["api", "v1", "tasks", task, attempt, "logs"] => get(ask, || logs(context, ask, task, attempt)),
+        ["api", "v1", "gc"] => post(ask, || tasks::collect(context, ask)),
+        ["api", "v1", "tasks", rest @ ..] if !rest.is_empty() => tasks::answer(context, ask, rest),
         _ => match read(context, ask, &path) {
             Some(_) if ask.method == Method::Post => wrong_method("GET, HEAD"),
             Some(reply) => reply,
@@ -192,36 +191,13 @@ pub fn wrong_method(allowed: &str) -> Reply {
     Reply::error(405, &format!("only {allowed} is served here")).with("Allow", allowed)
 }
 
-fn act(context: &Context, action: Action, word: &str) -> Reply {
+/// Hands a wish of the owner over.
+pub fn act(context: &Context, action: Action, word: &str) -> Reply {
     match context.actions.try_send(action) {
         Ok(()) => Reply::json(202, &serde_json::json!({ "accepted": word })),
         Err(TrySendError::Full(_)) => Reply::error(503, "too many actions wait; try again").with("Retry-After", 1),
         Err(TrySendError::Disconnected(_)) => Reply::error(503, "the node is stopping"),
     }
-}
-
-fn stop(context: &Context, task: &str, attempt: &str) -> Reply {
-    match parse_key(task, attempt) {
-        Some(key) if context.snapshot.latest().attempts.iter().any(|view| view.key == key) => {
-            act(context, Action::StopTask(key), "stop")
-        }
-        _ => no_such_attempt(),
-    }
-}
-
-fn logs(context: &Context, ask: &Ask, task: &str, attempt: &str) -> Reply {
-    let Some(key) = parse_key(task, attempt) else {
-        return no_such_attempt();
-    };
-    answer_logs(ask, |stream, offset, max| context.logs.read(&key, stream, offset, max))
-}
-
-fn parse_key(task: &str, attempt: &str) -> Option<AttemptKey> {
-    Some(AttemptKey { task: Id::parse(task).ok()?, attempt: attempt.parse().ok()? })
-}
-
-fn no_such_attempt() -> Reply {
-    Reply::error(404, "the node holds no such attempt")
 }
 
 /// A piece of a log: as text, or as it came where the client is no browser.
@@ -241,7 +217,7 @@ pub fn answer_logs(ask: &Ask, read: impl FnOnce(u32, u64, usize) -> Option<LogPa
     };
     // A character has up to four bytes: less could never show one.
     match read(stream, offset, max.clamp(4, MAX_LOG_PART)) {
-        None => no_such_attempt(),
+        None => tasks::no_such_attempt(),
         Some(part) => log_reply(part, is_raw),
     }
 }

@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::*;
 use crate::monitor::{Listed, SubmissionView, SubmitError};
+use crate::node::id::{AttemptKey, Id};
 use crate::node::record::{Phase, Usage};
 use crate::node::resources::Resources;
 use crate::node::snapshot::AttemptView;

@@ -1,8 +1,10 @@
 //! The node's decisions and the words they are made of: pure, and knows no other module.
 
+pub mod account;
 pub mod action;
 pub mod id;
 pub mod image;
+pub mod leftover;
 pub mod offer;
 pub mod order;
 pub mod record;

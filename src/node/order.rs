@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::account::{EndedBy, PhaseTime};
 use super::record::{FinalReport, Outcome, Phase, Usage};
 
 /// What the coordinator wants of a running attempt. The latest wins; nothing in it is ever taken back but `is_paused`.
@@ -31,6 +32,9 @@ pub struct StopOrder {
     pub reason: String,
     /// Cuts the task's own grace, when the node itself has little time.
     pub max_grace: Option<Duration>,
+    /// Whose order it is.
+    #[serde(default)]
+    pub by: EndedBy,
 }
 
 /// Facts about an attempt that must outlive the process.
@@ -57,6 +61,8 @@ pub struct Marks {
     /// in the engine's log.
     #[serde(default)]
     pub has_output_gap: bool,
+    /// Time in the phases that it has left. The coordinator's, as `stop`.
+    pub phases: Vec<PhaseTime>,
 }
 
 /// What a task's thread tells.
@@ -74,6 +80,8 @@ pub enum TaskNews {
     Alert(String),
     /// A look at the running container.
     Usage(Look),
+    /// The container does not end though it was killed; or, with nothing, that is over.
+    Undying(Option<String>),
     /// The last word. Clean-up waits until it is durable.
     Finished(Box<FinalReport>),
     /// Everything that the attempt had at the engine is gone, or could not be removed for this reason; the thread ends.

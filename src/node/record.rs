@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::account::{AppliedLimits, Evidence, PhaseTime, UsageFigures};
 use super::id::AttemptKey;
 
 /// Where an attempt stands (design section 4).
@@ -239,6 +240,18 @@ pub struct FinalReport {
     pub streams: Vec<StreamEnd>,
     /// The last 64 KiB of output at the most, both streams in order of arrival, for a reader who wants no streams.
     pub tail: Vec<u8>,
+    /// How long it was in each phase, in the order of the first visits.
+    #[serde(default)]
+    pub phases: Vec<PhaseTime>,
+    /// Where a container ran.
+    #[serde(default)]
+    pub limits: Option<AppliedLimits>,
+    /// Where a container ran.
+    #[serde(default)]
+    pub figures: Option<UsageFigures>,
+    /// Where a container ran.
+    #[serde(default)]
+    pub evidence: Option<Evidence>,
 }
 
 impl FinalReport {
@@ -255,6 +268,10 @@ impl FinalReport {
             cut: Vec::new(),
             streams: Vec::new(),
             tail: Vec::new(),
+            phases: Vec::new(),
+            limits: None,
+            figures: None,
+            evidence: None,
         }
     }
 }
@@ -318,6 +335,17 @@ pub enum PieceContent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_of_the_version_before_is_still_read() {
+        // As version 0.1.0 wrote it.
+        let text = r#"{"outcome":"Failed","exit_code":3,"reason":"exit code 3","usage":{"cpu_ms":1,"peak_memory_bytes":2,
+            "memory_bytes":2,"pids":1,"disk_read_bytes":0,"disk_written_bytes":0},"duration_ms":9,"image_digest":"sha256:1",
+            "outputs":[],"cut":[],"streams":[{"stream":1,"epoch":1,"bytes":2}],"tail":[104,105]}"#;
+        let report: FinalReport = serde_json::from_str(text).unwrap();
+        assert_eq!((report.exit_code, report.tail.as_slice()), (Some(3), b"hi".as_slice()));
+        assert!(report.phases.is_empty() && report.limits.is_none() && report.evidence.is_none());
+    }
 
     #[test]
     fn an_outcome_has_one_spelling_and_the_older_one_is_still_read() {

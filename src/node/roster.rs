@@ -1,7 +1,9 @@
 //! The attempts that a node holds, what is promised to them, and who starts next.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use super::account::add_visit;
 use super::id::AttemptKey;
 use super::order::{Desired, Look, Marks};
 use super::record::Phase;
@@ -23,6 +25,8 @@ pub struct Attempt {
     pub phase: Phase,
     /// Since when, milliseconds since 1970.
     pub phase_since_ms: u64,
+    /// Since when, on the clock that counts suspend; of an attempt that is taken back, since then.
+    pub phase_since: Duration,
     /// What it does, or why it waits.
     pub detail: String,
     /// What was last asked of its thread.
@@ -33,6 +37,8 @@ pub struct Attempt {
     pub marks: Marks,
     /// Last look.
     pub look: Look,
+    /// Its container does not end though it was killed, in words.
+    pub undying: Option<String>,
     /// What stays of it, once there is a final report.
     pub end: Option<HistoryRow>,
     /// The master has all of it.
@@ -40,6 +46,14 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// Goes into a phase: the time in the one before is kept.
+    pub fn enter(&mut self, phase: Phase, now: Duration, now_ms: u64) {
+        add_visit(&mut self.marks.phases, self.phase, now.saturating_sub(self.phase_since));
+        self.phase = phase;
+        self.phase_since = now;
+        self.phase_since_ms = now_ms;
+    }
+
     /// Whether it still has a final report to come.
     pub fn is_open(&self) -> bool {
         self.end.is_none()
@@ -60,12 +74,14 @@ pub struct Roster {
 
 impl Roster {
     /// Adds an attempt in `phase`; an attempt of the same key must not be there.
-    pub fn add(&mut self, spec: TaskSpec, phase: Phase, now_ms: u64) -> &mut Attempt {
+    pub fn add(&mut self, spec: TaskSpec, phase: Phase, now: Duration, now_ms: u64) -> &mut Attempt {
         self.arrivals += 1;
         let attempt = Attempt {
             arrival: self.arrivals,
             phase,
             phase_since_ms: now_ms,
+            phase_since: now,
+            undying: None,
             detail: String::new(),
             desired: Desired::default(),
             has_thread: false,

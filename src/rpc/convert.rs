@@ -4,6 +4,7 @@ use prost::Message;
 use ring::digest::{SHA256, digest};
 
 use super::{schema, wire};
+use crate::node::account::{AppliedLimits, EndedBy, Evidence, PhaseTime, UsageFigures};
 use crate::node::id::{AttemptKey, Id};
 use crate::node::offer::Offer;
 use crate::node::record::{Event, EventKind, FinalReport, Outcome, Phase, Piece, PieceContent, Usage};
@@ -208,6 +209,51 @@ fn final_report(key: &AttemptKey, report: &FinalReport) -> schema::FinalReport {
         cut: report.cut.clone(),
         streams,
         tail: report.tail.clone(),
+        phases: report.phases.iter().map(phase_time).collect(),
+        limits: report.limits.as_ref().map(limits),
+        figures: report.figures.as_ref().map(figures),
+        evidence: report.evidence.as_ref().map(evidence),
+    }
+}
+
+fn phase_time(time: &PhaseTime) -> schema::PhaseTime {
+    schema::PhaseTime { phase: phase_number(time.phase), duration_ms: time.duration_ms }
+}
+
+fn limits(limits: &AppliedLimits) -> schema::AppliedLimits {
+    schema::AppliedLimits {
+        memory_bytes: limits.memory_bytes,
+        cpu_millis: limits.cpu_millis,
+        pids: limits.pids,
+        network: limits.network.clone(),
+        disk_bytes: limits.disk_bytes,
+        timeout_ms: limits.timeout_ms,
+        grace_ms: limits.grace_ms,
+    }
+}
+
+fn figures(figures: &UsageFigures) -> schema::UsageFigures {
+    schema::UsageFigures {
+        average_cpu_millis: figures.average_cpu_millis,
+        peak_cpu_millis: figures.peak_cpu_millis,
+        average_memory_bytes: figures.average_memory_bytes,
+        average_pids: figures.average_pids,
+        peak_pids: figures.peak_pids,
+        peak_disk_bytes: figures.peak_disk_bytes,
+        network_received_bytes: figures.network_received_bytes,
+        network_sent_bytes: figures.network_sent_bytes,
+    }
+}
+
+fn evidence(evidence: &Evidence) -> schema::Evidence {
+    schema::Evidence {
+        ended_by: number_of(&EndedBy::KNOWN, &evidence.ended_by),
+        oom_killed: evidence.oom_killed,
+        signal: evidence.signal,
+        signals_sent: evidence.signals_sent.clone(),
+        engine_error: evidence.engine_error.clone(),
+        started_at: evidence.started_at.clone(),
+        finished_at: evidence.finished_at.clone(),
     }
 }
 

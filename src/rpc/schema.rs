@@ -587,6 +587,74 @@ pub struct FinalReport {
     pub streams: ::prost::alloc::vec::Vec<StreamEnd>,
     #[prost(bytes = "vec", tag = "10")]
     pub tail: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, repeated, tag = "11")]
+    pub phases: ::prost::alloc::vec::Vec<PhaseTime>,
+    #[prost(message, optional, tag = "12")]
+    pub limits: ::core::option::Option<AppliedLimits>,
+    #[prost(message, optional, tag = "13")]
+    pub figures: ::core::option::Option<UsageFigures>,
+    #[prost(message, optional, tag = "14")]
+    pub evidence: ::core::option::Option<Evidence>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PhaseTime {
+    #[prost(enumeration = "Phase", tag = "1")]
+    pub phase: i32,
+    #[prost(uint64, tag = "2")]
+    pub duration_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AppliedLimits {
+    #[prost(uint64, optional, tag = "1")]
+    pub memory_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub cpu_millis: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub pids: ::core::option::Option<u64>,
+    #[prost(string, tag = "4")]
+    pub network: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub disk_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub timeout_ms: u64,
+    #[prost(uint64, tag = "7")]
+    pub grace_ms: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageFigures {
+    #[prost(uint64, optional, tag = "1")]
+    pub average_cpu_millis: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub peak_cpu_millis: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub average_memory_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub average_pids: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub peak_pids: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub peak_disk_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    pub network_received_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "8")]
+    pub network_sent_bytes: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Evidence {
+    #[prost(enumeration = "EndedBy", tag = "1")]
+    pub ended_by: i32,
+    #[prost(bool, optional, tag = "2")]
+    pub oom_killed: ::core::option::Option<bool>,
+    #[prost(uint32, optional, tag = "3")]
+    pub signal: ::core::option::Option<u32>,
+    #[prost(string, repeated, tag = "4")]
+    pub signals_sent: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "5")]
+    pub engine_error: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub started_at: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub finished_at: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OutputFile {
@@ -640,6 +708,56 @@ pub struct TaskCancelRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskCancelResponse {}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum EndedBy {
+    Unspecified = 0,
+    Task = 1,
+    Kernel = 2,
+    Limit = 3,
+    Node = 4,
+    Master = 5,
+    Owner = 6,
+    Engine = 7,
+    Outsider = 8,
+    Nobody = 9,
+}
+impl EndedBy {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ENDED_BY_UNSPECIFIED",
+            Self::Task => "ENDED_BY_TASK",
+            Self::Kernel => "ENDED_BY_KERNEL",
+            Self::Limit => "ENDED_BY_LIMIT",
+            Self::Node => "ENDED_BY_NODE",
+            Self::Master => "ENDED_BY_MASTER",
+            Self::Owner => "ENDED_BY_OWNER",
+            Self::Engine => "ENDED_BY_ENGINE",
+            Self::Outsider => "ENDED_BY_OUTSIDER",
+            Self::Nobody => "ENDED_BY_NOBODY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ENDED_BY_UNSPECIFIED" => Some(Self::Unspecified),
+            "ENDED_BY_TASK" => Some(Self::Task),
+            "ENDED_BY_KERNEL" => Some(Self::Kernel),
+            "ENDED_BY_LIMIT" => Some(Self::Limit),
+            "ENDED_BY_NODE" => Some(Self::Node),
+            "ENDED_BY_MASTER" => Some(Self::Master),
+            "ENDED_BY_OWNER" => Some(Self::Owner),
+            "ENDED_BY_ENGINE" => Some(Self::Engine),
+            "ENDED_BY_OUTSIDER" => Some(Self::Outsider),
+            "ENDED_BY_NOBODY" => Some(Self::Nobody),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum CancelState {

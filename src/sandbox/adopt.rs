@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use super::body::applied_limits;
 use super::capture::{Tail, Writers};
 use super::gap::{Log, Recorded};
 use super::run::Run;
@@ -10,7 +11,7 @@ use super::settle::Settling;
 use super::step::{Break, Step, fault};
 use super::task::Task;
 use super::verdict::parse_time;
-use crate::docker::{ContainerInspect, OutputStream, Stop};
+use crate::docker::{ContainerInspect, OutputKind, OutputStream, Stop};
 use crate::node::order::TaskNews;
 use crate::node::record::{Outcome, Phase};
 use crate::sys::time::unix_ms;
@@ -33,7 +34,8 @@ impl Task {
         let recorded = Recorded::from_ends(&self.context.store.stream_ends(&self.spec.key));
         let mut writers = self.writers()?;
         let tail = Tail::default();
-        let mut run = Run::adopted(started, now, &found, tail.clone());
+        let limits = applied_limits(&self.spec, &found.host_config);
+        let mut run = Run::adopted(started, now, &found, tail.clone()).with_limits(limits);
         self.resume_stop(&mut run);
         if found.state.running {
             self.thaw_found(&found)?;
@@ -123,8 +125,8 @@ impl Task {
     /// Writes what the log has beyond the spool; whether it could be told where that begins.
     fn fill(&self, log: &Log, writers: &mut Writers, tail: &Tail, recorded: Recorded) -> bool {
         let Some((stdout, stderr)) = log.rest(recorded).filter(|_| !self.marks.has_output_gap) else { return false };
-        tail.push(stdout);
-        tail.push(stderr);
+        tail.push(OutputKind::Stdout, stdout);
+        tail.push(OutputKind::Stderr, stderr);
         // A disk that fails here fails the next piece too, which tells it.
         writers.stdout.append(stdout).is_ok() && writers.stderr.append(stderr).is_ok()
     }

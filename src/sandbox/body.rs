@@ -2,6 +2,7 @@
 //! chooses is its image, its argument vector, its environment and its amounts.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 
@@ -10,6 +11,7 @@ use crate::docker::{
     CreateBody, Healthcheck, HostConfig, HostConfigReadBack, LogConfig, Mount, MountType, RestartPolicy, Ulimit,
     VolumeOptions,
 };
+use crate::node::account::AppliedLimits;
 use crate::node::record::FinalReport;
 use crate::node::spec::{TaskSpec, base_image_name};
 use crate::sys::text::hex;
@@ -174,6 +176,21 @@ pub fn check_read_back(asked: &HostConfig, got: &HostConfigReadBack) -> Result<(
     match checks.iter().find(|(_, holds)| !holds) {
         None => Ok(()),
         Some((what, _)) => Err(format!("the engine did not apply the {what}")),
+    }
+}
+
+/// What holds for the container: what the engine said back, and what the node itself watches over.
+pub fn applied_limits(spec: &TaskSpec, got: &HostConfigReadBack) -> AppliedLimits {
+    let known = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    AppliedLimits {
+        memory_bytes: known(got.memory),
+        cpu_millis: known(got.nano_cpus / 1_000_000),
+        pids: known(got.pids_limit),
+        network: got.network_mode.clone(),
+        disk_bytes: spec.disk_bytes,
+        timeout_ms: millis(spec.timeout),
+        grace_ms: millis(spec.grace),
     }
 }
 

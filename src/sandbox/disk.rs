@@ -42,6 +42,8 @@ pub struct DiskWatch {
     folder: Option<PathBuf>,
     limit: u64,
     free_at_measure: u64,
+    /// Most that a measurement has found.
+    largest: Option<u64>,
 }
 
 impl DiskWatch {
@@ -51,7 +53,16 @@ impl DiskWatch {
         let folder = PathBuf::from(docker.inspect_volume(volume).ok()?.mountpoint);
         let folder = fs::read_dir(&folder).is_ok().then_some(folder);
         let free_at_measure = folder.as_deref().and_then(free_bytes).unwrap_or(u64::MAX);
-        Some(Self { volume: volume.to_owned(), folder, limit, free_at_measure })
+        Some(Self { volume: volume.to_owned(), folder, limit, free_at_measure, largest: None })
+    }
+
+    /// The most that the folder ever had, with a last measurement of what is there now where that is cheap.
+    pub fn largest(mut self) -> Option<u64> {
+        if let Some(folder) = &self.folder {
+            let used = used_bytes(folder, &mut 0);
+            self.largest = self.largest.max(Some(used));
+        }
+        self.largest
     }
 
     /// Until the next look.
@@ -78,13 +89,14 @@ impl DiskWatch {
     }
 
     /// The engine's count walks all volumes, so it is asked only where nothing cheaper is to be had.
-    fn ask(&self, docker: &Docker) -> Finding {
+    fn ask(&mut self, docker: &Docker) -> Finding {
         let Ok(usage) = docker.disk_usage() else { return Finding::Fine };
         let used = usage.volumes.iter().find(|volume| volume.name == self.volume).and_then(|volume| volume.size);
-        self.judge(used.unwrap_or(0), 0)
+        used.map_or(Finding::Fine, |used| self.judge(used, 0))
     }
 
-    fn judge(&self, used: u64, entries: u64) -> Finding {
+    fn judge(&mut self, used: u64, entries: u64) -> Finding {
+        self.largest = self.largest.max(Some(used));
         if used > self.limit {
             return Finding::OverLimit(format!("wrote {used} bytes, its disk limit is {}", self.limit));
         }

@@ -2,7 +2,6 @@
 //!
 //! One thread, `engine-events`. It is released by [`EngineWatch::release`].
 
-use std::collections::BTreeMap;
 use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -10,7 +9,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
 
-use super::naming::{Identity, LABEL_ROLE, attempt_of};
+use super::naming::{Identity, attempt_of};
+use super::sweep;
 use crate::docker::{Docker, EngineFacts, Error, EventFilter, Stop};
 use crate::node::id::AttemptKey;
 use crate::node::snapshot::EngineView;
@@ -124,41 +124,19 @@ impl Watcher {
 
     /// Wakes every attempt that has a container, and removes what belongs to none.
     fn sweep(&self) -> Result<(), Error> {
-        let filter = self.identity.filter();
-        for container in self.docker.list_containers(&[&filter])? {
-            match self.holder(&container.labels) {
-                Some(key) if is_task(&container.labels) => (self.hooks.tell)(EngineNews::Container(key)),
-                Some(_) => {}
-                None => self.sweep_away("container", &container.id, self.docker.remove_container(&container.id)),
-            }
+        let found = sweep::look(&self.docker, &self.identity, &self.hooks.is_held)?;
+        for key in found.running {
+            (self.hooks.tell)(EngineNews::Container(key));
         }
-        for volume in self.docker.list_volumes(&[&filter])? {
-            if self.holder(&volume.labels).is_none() {
-                self.sweep_away("volume", &volume.name, self.docker.remove_volume(&volume.name));
-            }
-        }
-        for network in self.docker.list_networks(&[&filter])? {
-            if self.holder(&network.labels).is_none() {
-                self.sweep_away("network", &network.id, self.docker.remove_network(&network.id));
+        for orphan in found.orphans {
+            let (kind, name) = (orphan.kind.as_str(), &orphan.name);
+            match orphan.remove(&self.docker) {
+                Ok(()) => info!("removed the left-over {kind} {name}: {}", orphan.reason),
+                Err(error) => warn!("can't remove the left-over {kind} {name}: {error}"),
             }
         }
         Ok(())
     }
-
-    fn holder(&self, labels: &BTreeMap<String, String>) -> Option<AttemptKey> {
-        attempt_of(labels).filter(|key| (self.hooks.is_held)(key))
-    }
-
-    fn sweep_away<T>(&self, what: &str, name: &str, result: Result<T, Error>) {
-        match result {
-            Ok(_) => info!("removed the left-over {what} {name}"),
-            Err(error) => warn!("can't remove the left-over {what} {name}: {error}"),
-        }
-    }
-}
-
-fn is_task(labels: &BTreeMap<String, String>) -> bool {
-    labels.get(LABEL_ROLE).is_some_and(|role| role == "task")
 }
 
 /// Whether the engine can hold what the sandbox asks for.

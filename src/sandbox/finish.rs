@@ -21,8 +21,10 @@ const MAX_COLLECTIONS: u32 = 3;
 const COLLECTION_PAUSE: Duration = Duration::from_secs(2);
 /// Tries to remove what the engine says is in use: a mount may linger for a moment.
 const MAX_REMOVALS: u32 = 10;
-/// Before the first next try; each further one waits longer by this.
+/// Before the first next try; each further one waits longer by this ...
 const REMOVAL_PAUSE: Duration = Duration::from_millis(200);
+/// ... up to this.
+const MAX_REMOVAL_PAUSE: Duration = Duration::from_secs(10);
 
 impl Task {
     /// Reads the output files and makes the report. Whatever fails here is said in the report, which is made anyway; only
@@ -48,7 +50,13 @@ impl Task {
             cut,
             streams: counting(self.context.store.outbox().stream_ends(&self.spec.key)),
             tail: ended.tail.bytes(),
+            // The coordinator's to say.
+            phases: Vec::new(),
+            limits: ended.limits,
+            figures: Some(ended.figures),
+            evidence: Some(ended.evidence),
         };
+        note_network(&mut report);
         if report.outcome == Outcome::OutOfMemory {
             note_limit_reached(&mut report, &self.spec);
         }
@@ -114,11 +122,24 @@ impl Task {
         for attempt in 1.. {
             match self.engine_patiently(remove.clone()).map_err(left)? {
                 Ok(_) => return Ok(()),
-                Err(error) if attempt >= MAX_REMOVALS => return Err(error.to_string()),
-                Err(_) => self.wait_unless(&|| self.leave_order(), REMOVAL_PAUSE * attempt).map_err(left)?,
+                // What does not end is not free: its resources are held until it does.
+                Err(error) if attempt >= MAX_REMOVALS && !self.is_undying => return Err(error.to_string()),
+                Err(_) => {
+                    let pause = (REMOVAL_PAUSE * attempt).min(MAX_REMOVAL_PAUSE);
+                    self.wait_unless(&|| self.leave_order(), pause).map_err(left)?;
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// Where there is no network, nothing went over it, also where nobody could look.
+fn note_network(report: &mut FinalReport) {
+    let is_none = report.limits.as_ref().is_some_and(|limits| limits.network == "none");
+    if let Some(figures) = report.figures.as_mut().filter(|_| is_none) {
+        figures.network_received_bytes = figures.network_received_bytes.or(Some(0));
+        figures.network_sent_bytes = figures.network_sent_bytes.or(Some(0));
     }
 }
 

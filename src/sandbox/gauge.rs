@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::meter::{Meter, Reading};
+use super::meter::{self, Meter, Reading};
 use crate::docker::{Docker, Stats};
+use crate::node::account::UsageFigures;
 use crate::node::record::Usage;
 
 /// Readings come close at first, so that the figures of a short task are not empty.
@@ -33,12 +34,70 @@ const STACK_BYTES: usize = 512 << 10;
 /// The use of one container.
 pub struct Gauge {
     source: Source,
+    pid: i64,
     started: Duration,
     readings: usize,
     next: Duration,
     told: Option<(Duration, u64)>,
+    sums: Sums,
     /// Of now; peak and counters never fall.
     pub usage: Usage,
+}
+
+/// What averages and peaks are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sums {
+    /// When it was read last.
+    last: Option<Duration>,
+    /// Milliseconds of which the next two know something.
+    memory_ms: u64,
+    pids_ms: u64,
+    /// Bytes times milliseconds, processes times milliseconds.
+    memory: u128,
+    pids: u128,
+    figures: UsageFigures,
+}
+
+impl Sums {
+    fn take(&mut self, reading: &Reading, now: Duration) {
+        // What a reading shows counts for the time since the one before; the first one for a millisecond, so that the
+        // average of a short task is not empty.
+        let passed = self.last.map_or(1, |last| millis(now.saturating_sub(last)));
+        self.last = Some(now);
+        let add = |sum: &mut u128, weight: &mut u64, value: Option<u64>| {
+            if let Some(value) = value {
+                *sum = sum.saturating_add(u128::from(value) * u128::from(passed));
+                *weight = weight.saturating_add(passed);
+            }
+        };
+        add(&mut self.memory, &mut self.memory_ms, reading.memory_bytes);
+        add(&mut self.pids, &mut self.pids_ms, reading.pids);
+        let figures = &mut self.figures;
+        figures.peak_pids = figures.peak_pids.max(reading.pids);
+        if let Some((received, sent)) = reading.network_bytes {
+            figures.network_received_bytes = figures.network_received_bytes.max(Some(received));
+            figures.network_sent_bytes = figures.network_sent_bytes.max(Some(sent));
+        }
+    }
+
+    fn figures(&self, cpu_ms: u64, duration: Duration) -> UsageFigures {
+        let mean =
+            |sum: u128, weight: u64| (weight > 0).then(|| u64::try_from(sum / u128::from(weight)).unwrap_or(u64::MAX));
+        let duration_ms = millis(duration);
+        UsageFigures {
+            average_cpu_millis: self
+                .last
+                .filter(|_| duration_ms > 0)
+                .map(|_| cpu_ms.saturating_mul(1_000) / duration_ms),
+            average_memory_bytes: mean(self.memory, self.memory_ms),
+            average_pids: mean(self.pids, self.pids_ms),
+            ..self.figures
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 enum Source {
@@ -57,7 +116,13 @@ impl Gauge {
     /// For the container `id` with this first process; `started` is when it started.
     pub fn new(pid: i64, id: &str, started: Duration, now: Duration) -> Self {
         let source = Meter::find(pid, id).map_or(Source::Engine(None), Source::Cgroup);
-        Self { source, started, readings: 0, next: now, told: None, usage: Usage::default() }
+        let (sums, usage) = (Sums::default(), Usage::default());
+        Self { source, pid, started, readings: 0, next: now, told: None, sums, usage }
+    }
+
+    /// Peaks and averages of a container that ran for so long.
+    pub fn figures(&self, duration: Duration) -> UsageFigures {
+        self.sums.figures(self.usage.cpu_ms, duration)
     }
 
     /// When the next reading is due.
@@ -79,14 +144,19 @@ impl Gauge {
             _ => now + EVERY,
         };
         let reading = match &mut self.source {
-            Source::Cgroup(meter) => meter.read(),
+            Source::Cgroup(meter) => {
+                let mut reading = meter.read();
+                // Of a container that has ended, the process number may be another's.
+                reading.network_bytes = reading.cpu_ns.and_then(|_| meter::network(self.pid));
+                reading
+            }
             Source::Engine(pending) => {
                 let answer = pending.take().and_then(|answer| answer.try_recv().ok());
                 *pending = ask(docker, container);
                 Reading::from(answer?)
             }
         };
-        self.take(&reading);
+        self.take(&reading, now);
         let cpu_ns = reading.cpu_ns?;
         let since = self.told.map(|(at, before)| (now.saturating_sub(at), cpu_ns.saturating_sub(before)));
         if since.is_some_and(|(passed, _)| passed < TELL_EVERY) {
@@ -94,10 +164,14 @@ impl Gauge {
         }
         self.told = Some((now, cpu_ns));
         let cpu_percent = since.map(|(passed, used)| 100.0 * used as f64 / passed.as_nanos().max(1) as f64);
+        let in_millis = |(passed, used): (Duration, u64)| u128::from(used) * 1_000 / passed.as_nanos().max(1);
+        let cpu_millis = since.map(|since| u64::try_from(in_millis(since)).unwrap_or(u64::MAX));
+        self.sums.figures.peak_cpu_millis = self.sums.figures.peak_cpu_millis.max(cpu_millis);
         Some(Told { cpu_percent })
     }
 
-    fn take(&mut self, reading: &Reading) {
+    fn take(&mut self, reading: &Reading, now: Duration) {
+        self.sums.take(reading, now);
         let usage = &mut self.usage;
         let grow = |before: u64, now: Option<u64>| now.map_or(before, |now| now.max(before));
         usage.cpu_ms = grow(usage.cpu_ms, reading.cpu_ns.map(|ns| ns / 1_000_000));
@@ -130,6 +204,35 @@ impl From<Stats> for Reading {
             pids: stats.pids,
             disk_read_bytes: Some(stats.block_read),
             disk_written_bytes: Some(stats.block_write),
+            network_bytes: stats.cpu_total_ns.map(|_| (stats.net_rx, stats.net_tx)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn averages_weigh_each_reading_by_its_time() {
+        let reading = |memory, pids| Reading {
+            memory_bytes: Some(memory),
+            pids: Some(pids),
+            network_bytes: Some((memory, 1)),
+            ..Reading::default()
+        };
+        let at = Duration::from_millis;
+        let mut sums = Sums::default();
+        assert_eq!(sums.figures(5, at(1_000)), UsageFigures::default(), "nothing was read");
+        sums.take(&reading(500, 9), at(10));
+        // 500 for 1 ms, 1,000 for 99 ms, 4,000 for 900 ms, nothing known for 1 s: 3,699,500 / 1,000.
+        sums.take(&reading(1_000, 2), at(109));
+        sums.take(&reading(4_000, 3), at(1_009));
+        sums.take(&Reading::default(), at(2_009));
+        let figures = sums.figures(1_500, at(2_000));
+        assert_eq!((figures.average_memory_bytes, figures.average_pids), (Some(3_699), Some(2)));
+        assert_eq!((figures.peak_pids, figures.average_cpu_millis), (Some(9), Some(750)));
+        assert_eq!((figures.network_received_bytes, figures.network_sent_bytes), (Some(4_000), Some(1)));
+        assert_eq!(figures.peak_disk_bytes, None);
     }
 }

@@ -19,6 +19,8 @@ pub struct Reading {
     pub disk_read_bytes: Option<u64>,
     /// Bytes written to block devices.
     pub disk_written_bytes: Option<u64>,
+    /// Bytes received and sent over all interfaces but loopback.
+    pub network_bytes: Option<(u64, u64)>,
 }
 
 /// The folders of one container's cgroups.
@@ -76,6 +78,7 @@ impl Meter {
                 pids: pids.as_deref().and_then(|folder| number(&folder.join("pids.current"))),
                 disk_read_bytes: disk.as_deref().and_then(|folder| throttled(folder, "Read")),
                 disk_written_bytes: disk.as_deref().and_then(|folder| throttled(folder, "Write")),
+                network_bytes: None,
             },
         }
     }
@@ -92,7 +95,29 @@ fn read_unified(folder: &Path) -> Reading {
         pids: number(&folder.join("pids.current")),
         disk_read_bytes: io_sum("rbytes="),
         disk_written_bytes: io_sum("wbytes="),
+        network_bytes: None,
     }
+}
+
+/// What the interfaces of a process's network name space have received and sent, without loopback.
+pub fn network(pid: i64) -> Option<(u64, u64)> {
+    parse_network(&fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?)
+}
+
+/// `/proc/PID/net/dev` (proc(5)): two lines of headings, then a line an interface; the first number behind its name is
+/// what it has received, the ninth what it has sent.
+fn parse_network(text: &str) -> Option<(u64, u64)> {
+    let mut sums = (0u64, 0u64);
+    for line in text.lines().skip(2) {
+        let (name, numbers) = line.split_once(':')?;
+        if name.trim() == "lo" {
+            continue;
+        }
+        let mut numbers = numbers.split_whitespace().map(str::parse::<u64>);
+        sums.0 = sums.0.saturating_add(numbers.next()?.ok()?);
+        sums.1 = sums.1.saturating_add(numbers.nth(7)?.ok()?);
+    }
+    Some(sums)
 }
 
 fn number(path: &Path) -> Option<u64> {
@@ -163,6 +188,7 @@ mod tests {
                 pids: Some(3),
                 disk_read_bytes: Some(11),
                 disk_written_bytes: Some(20),
+                network_bytes: None,
             }
         );
         fs::remove_dir_all(root).unwrap();
@@ -192,9 +218,23 @@ mod tests {
                 pids: Some(3),
                 disk_read_bytes: Some(11),
                 disk_written_bytes: Some(20),
+                network_bytes: None,
             }
         );
         fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn loopback_is_no_network() {
+        // As a container with one interface beside loopback shows it.
+        let text = "Inter-|   Receive                                                |  Transmit\n \
+            face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n\
+            \x20   lo:     500       5    0    0    0     0          0         0      500       5    0    0    0     0       0          0\n\
+            \x20 eth0:    1390      17    0    0    0     0          0         0      806       9    0    0    0     0       0          0\n";
+        assert_eq!(parse_network(text), Some((1_390, 806)));
+        let without: String = text.lines().take(3).map(|line| format!("{line}\n")).collect();
+        assert_eq!(parse_network(&without), Some((0, 0)));
+        assert_eq!(parse_network("a\nb\neth0: 1 2\n"), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
 //! | `task` | the thread of one attempt, and the order of its steps |
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
+//! | `bundle` | what is kept of an attempt that failed |
 //! | `stop` | ending and freezing a running container |
 //! | `step` | long engine calls that can be released |
 //! | `capture` | the output thread |
@@ -13,12 +14,15 @@
 //! | `disk` | the watch over a task's work folder |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
 //! | `verdict` | from the engine's words to an outcome: pure |
-//! | `engine` | the engine as a whole, its events, what is left over |
+//! | `engine` | the engine as a whole, and its events |
+//! | `sweep`, `collector` | what belongs to no attempt, and when it is collected |
 
 mod adopt;
 mod body;
+mod bundle;
 mod capture;
 mod collect;
+mod collector;
 mod disk;
 mod engine;
 mod finish;
@@ -33,10 +37,12 @@ mod run;
 mod settle;
 mod step;
 mod stop;
+mod sweep;
 mod task;
 mod verdict;
 
 pub use body::TASK_USER;
+pub use collector::{Ask, Collector, Parts as CollectorParts, asks};
 pub use engine::{EngineNews, EngineWatch, Hooks, can_hold};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
 pub use task::{Beginning, Context, TaskHandle, Teller, start};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{after, never, select};
 
-use super::body::check_read_back;
+use super::body::{applied_limits, check_read_back};
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
 use super::disk::{self, DiskWatch};
 use super::gauge::Gauge;
@@ -12,8 +12,9 @@ use super::settle::Settling;
 use super::step::{Break, Step, fault};
 use super::stop::Stopping;
 use super::task::{Ended, Task};
-use super::verdict::{Circumstances, KILLED, judge, parse_time, ran_for};
+use super::verdict::{Circumstances, KILLED, evidence, judge, parse_time, ran_for};
 use crate::docker::{ContainerInspect, CreateBody, Docker, OutputKind, OutputStream, Stop};
+use crate::node::account::{AppliedLimits, EndedBy, Evidence, UsageFigures};
 use crate::node::order::{Look, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
 use crate::sys::failpoint::{self, FailPoint};
@@ -58,6 +59,10 @@ pub struct Run {
     pub(super) next_disk_look: Duration,
     gauge: Option<Gauge>,
     has_memory_alert: bool,
+    /// As the engine said them back.
+    limits: Option<AppliedLimits>,
+    /// What the engine took, each once.
+    pub(super) signals: Vec<String>,
 }
 
 impl Run {
@@ -81,6 +86,8 @@ impl Run {
             next_disk_look: now + disk::LOOK_EVERY,
             gauge: None,
             has_memory_alert: false,
+            limits: None,
+            signals: Vec::new(),
         }
     }
 
@@ -97,6 +104,12 @@ impl Run {
         self.capture = None;
     }
 
+    /// With what holds for its container.
+    pub fn with_limits(mut self, limits: AppliedLimits) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
     /// The container has ended: its output is complete.
     pub fn keep_writers(&mut self, writers: Writers) {
         self.idle_writers = Some(writers);
@@ -104,10 +117,12 @@ impl Run {
 }
 
 /// Whether the container still runs.
-enum Sight {
+pub enum Sight {
     Runs,
     Ended(Box<ContainerInspect>),
     Gone,
+    /// It was killed, and does not end.
+    Undying(String),
 }
 
 impl Task {
@@ -121,6 +136,7 @@ impl Task {
                 let now = (self.context.clock)();
                 run.started = now;
                 run.gauge = Some(Gauge::new(found.state.pid, &found.id, now, now));
+                run.limits = Some(applied_limits(&self.spec, &found.host_config));
                 self.mark_start(now);
                 self.tell(TaskNews::Phase(Phase::Running, String::new()));
                 Ok(run)
@@ -234,6 +250,7 @@ impl Task {
 
     /// Until the container has ended, then its result.
     pub fn follow(&mut self, mut run: Run) -> Step<FinalReport> {
+        self.tail = run.tail.clone();
         let end = loop {
             if let Some(end) = self.turn(&mut run)? {
                 break end;
@@ -269,6 +286,9 @@ impl Task {
                 Sight::Runs => {}
                 end => return Ok(Some(end)),
             }
+        }
+        if let Some(end) = self.look_for_undying(run, now) {
+            return Ok(Some(end));
         }
         self.measure(run, now);
         self.rest(run, now);
@@ -417,7 +437,7 @@ impl Task {
         let (Some(mut settling), Some(writers)) = (run.settling.take(), &mut run.idle_writers) else { return };
         for (kind, writer) in [(OutputKind::Stdout, &mut writers.stdout), (OutputKind::Stderr, &mut writers.stderr)] {
             let bytes = end(&mut settling, kind);
-            run.tail.push(&bytes);
+            run.tail.push(kind, &bytes);
             if let Err(error) = writer.append(&bytes) {
                 self.tell(TaskNews::Note(format!("can't write the output: {error}")));
             }
@@ -447,6 +467,11 @@ impl Task {
         let now = (self.context.clock)();
         let frozen = Duration::from_millis(self.marks.paused_ms);
         let measured = now.saturating_sub(run.started).saturating_sub(frozen);
+        let peak_disk_bytes = self.peak_disk(&mut run);
+        let figures = |duration| UsageFigures {
+            peak_disk_bytes,
+            ..run.gauge.as_ref().map_or_else(UsageFigures::default, |gauge| gauge.figures(duration))
+        };
         let ended = Ended {
             outcome: Outcome::Cancelled,
             reason: "the container was removed from outside the worker".to_owned(),
@@ -455,8 +480,25 @@ impl Task {
             duration: measured,
             tail: run.tail.clone(),
             has_container: false,
+            figures: figures(measured),
+            evidence: Evidence {
+                ended_by: EndedBy::Outsider,
+                signals_sent: run.signals.clone(),
+                ..Evidence::default()
+            },
+            limits: run.limits.clone(),
         };
-        let Sight::Ended(found) = end else { return ended };
+        if !matches!(end, Sight::Undying(_)) {
+            self.end_undying(&run);
+        }
+        let found = match end {
+            Sight::Ended(found) => found,
+            Sight::Undying(reason) => {
+                let evidence = Evidence { ended_by: EndedBy::Nobody, ..ended.evidence };
+                return Ended { outcome: Outcome::NodeFault, reason, evidence, ..ended };
+            }
+            Sight::Gone | Sight::Runs => return ended,
+        };
         if self.is_being_removed(&run.circumstances, &found) {
             return ended;
         }
@@ -464,7 +506,18 @@ impl Task {
         let told = parse_time(&found.state.finished_at).zip(parse_time(&found.state.started_at));
         let told = told.and_then(|(finished, started)| finished.checked_sub(started)).map(Duration::from_nanos);
         let duration = ran_for(told, measured + frozen).saturating_sub(frozen);
-        Ended { outcome, reason, exit_code: Some(found.state.exit_code), duration, has_container: true, ..ended }
+        let ordered_by = self.desired.latest().stop.as_ref().map(|order| order.by);
+        let evidence = evidence(&found.state, &run.circumstances, ordered_by);
+        let evidence = Evidence { signals_sent: ended.evidence.signals_sent, ..evidence };
+        let figures = figures(duration);
+        let exit_code = Some(found.state.exit_code);
+        Ended { outcome, reason, exit_code, duration, has_container: true, evidence, figures, ..ended }
+    }
+
+    /// A task that was too short for a look is measured now.
+    fn peak_disk(&self, run: &mut Run) -> Option<u64> {
+        let new = || DiskWatch::new(&self.context.quick_docker, &self.name, self.spec.disk_bytes);
+        run.disk.take().or_else(new).and_then(DiskWatch::largest)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::disk::{self, DiskWatch, Finding};
-use super::run::Run;
+use super::run::{Run, Sight};
 use super::task::Task;
 use crate::docker::Error;
 use crate::node::order::TaskNews;
@@ -14,15 +14,29 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A container that is still there so long after SIGKILL gets another: the first was lost with the engine.
 const KILL_AGAIN: Duration = Duration::from_secs(5);
 
+/// A container that still runs so long after the first SIGKILL, with an engine that answers, does not end by it: the node
+/// has trouble, and says so. A healthy kernel needs far less, also for much memory.
+const UNDYING_AFTER: Duration = Duration::from_secs(20);
+/// So long after the first SIGKILL the master gets its final report: NodeFault, since nobody knows how it would have ended.
+/// The container is killed on, and what it holds stays promised until it is gone.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(600);
+
 /// A container that is being ended.
 #[derive(Debug)]
 pub struct Stopping {
     kill_at: Duration,
     next_signal: Duration,
     has_told: bool,
+    /// When SIGKILL was sent first, or when the engine was back after that.
+    killed_at: Option<Duration>,
+    is_undying: bool,
 }
 
 impl Stopping {
+    fn new(kill_at: Duration, now: Duration) -> Self {
+        Self { kill_at, next_signal: now, has_told: false, killed_at: None, is_undying: false }
+    }
+
     /// When the next signal is due.
     pub fn next_signal(&self) -> Duration {
         self.next_signal
@@ -40,7 +54,7 @@ impl Task {
         self.tell(TaskNews::Phase(Phase::Stopping, reason.to_owned()));
         let now = (self.context.clock)();
         run.circumstances.stopping = Some(ending);
-        run.stopping = Some(Stopping { kill_at: now + grace, next_signal: now, has_told: false });
+        run.stopping = Some(Stopping::new(now + grace, now));
     }
 
     /// After a restart of the worker: what had begun goes on, and its grace is over.
@@ -48,7 +62,7 @@ impl Task {
         if let Some(ending) = &self.marks.ending {
             let now = (self.context.clock)();
             run.circumstances.stopping = Some(ending.clone());
-            run.stopping = Some(Stopping { kill_at: now, next_signal: now, has_told: false });
+            run.stopping = Some(Stopping::new(now, now));
         }
     }
 
@@ -60,6 +74,9 @@ impl Task {
         }
         let is_kill = now >= stopping.kill_at;
         let signal = if is_kill { "SIGKILL" } else { "SIGTERM" };
+        if is_kill {
+            stopping.killed_at.get_or_insert(now);
+        }
         match self.context.quick_docker.kill_container(&self.name, signal) {
             Err(error) if !(error.is_not_found() || error.is_conflict()) => {
                 if !std::mem::replace(&mut stopping.has_told, true) {
@@ -67,10 +84,42 @@ impl Task {
                 }
                 stopping.next_signal = now + RETRY;
             }
-            _ => {
+            result => {
+                if result.is_ok() && !run.signals.iter().any(|sent| sent == signal) {
+                    run.signals.push(signal.to_owned());
+                }
                 stopping.next_signal = if is_kill { now + KILL_AGAIN } else { stopping.kill_at };
                 self.thaw(run);
             }
+        }
+    }
+
+    /// Tells the owner of a container that does not end though it was killed, and gives it up after a while. An engine that
+    /// is away is another trouble, which is told elsewhere: the time counts from when it answers.
+    pub fn look_for_undying(&mut self, run: &mut Run, now: Duration) -> Option<Sight> {
+        let stopping = run.stopping.as_mut()?;
+        let passed = now.saturating_sub(stopping.killed_at?);
+        if passed < UNDYING_AFTER || (stopping.is_undying && passed < GIVE_UP_AFTER) {
+            return None;
+        }
+        if self.context.quick_docker.ping().is_err() {
+            stopping.killed_at = Some(now);
+            return None;
+        }
+        let what = format!("its container {} does not end, {} s after SIGKILL", self.name, passed.as_secs());
+        if !std::mem::replace(&mut stopping.is_undying, true) {
+            self.tell(TaskNews::Undying(Some(what)));
+            return None;
+        }
+        self.is_undying = true;
+        let reason = run.circumstances.stopping.as_ref().map_or("", |(_, reason)| reason);
+        Some(Sight::Undying(format!("{reason}; {what}")))
+    }
+
+    /// The container has ended.
+    pub fn end_undying(&self, run: &Run) {
+        if run.stopping.as_ref().is_some_and(|stopping| stopping.is_undying) {
+            self.tell(TaskNews::Undying(None));
         }
     }
 

@@ -1,5 +1,6 @@
 //! The thread of one attempt: the order of its steps. The steps themselves are in `prepare`, `run` and `finish`.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,15 +9,17 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::bundle::Told;
 use super::capture::Tail;
 use super::naming::{Identity, LABEL_KEY};
 use super::run::Run;
 use super::step::{Break, Step};
 use crate::docker::Docker;
+use crate::node::account::{AppliedLimits, Evidence, UsageFigures};
 use crate::node::order::{Desired, Marks, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, Usage};
 use crate::node::spec::TaskSpec;
-use crate::store::Store;
+use crate::store::{Bundles, Store};
 use crate::sys::watch::Watch;
 
 /// A task's thread holds its spec and a few small answers of the engine.
@@ -36,6 +39,8 @@ pub struct Context {
     pub clock: fn() -> Duration,
     /// Tells this boot from others.
     pub boot_id: String,
+    /// Where bundles of failed attempts are kept.
+    pub bundles: Arc<Bundles>,
 }
 
 /// Where a task's thread tells its news. It may wait, and never drops.
@@ -91,7 +96,20 @@ pub fn start(
     let desired = Watch::new(Desired::default());
     let (wake, woken) = bounded(1);
     let name = context.identity.name(&spec.key);
-    let task = Task { context, spec, marks, desired: desired.clone(), wake: woken, teller, number, name };
+    let desired_here = desired.clone();
+    let task = Task {
+        context,
+        spec,
+        marks,
+        desired: desired_here,
+        wake: woken,
+        teller,
+        number,
+        name,
+        is_undying: false,
+        tail: Tail::default(),
+        told: RefCell::default(),
+    };
     let thread = thread::Builder::new()
         .name(format!("task-{number}"))
         .stack_size(STACK_BYTES)
@@ -109,12 +127,19 @@ pub struct Task {
     pub(super) number: u64,
     /// Of container and volume.
     pub(super) name: String,
+    /// The container was given up, since it does not end.
+    pub(super) is_undying: bool,
+    /// The last output of its run.
+    pub(super) tail: Tail,
+    /// What it told for the record.
+    pub(super) told: RefCell<Told>,
     teller: Teller,
 }
 
 impl Task {
     /// Tells the coordinator.
     pub fn tell(&self, news: TaskNews) {
+        self.told.borrow_mut().note(&news);
         (self.teller)(news);
     }
 
@@ -146,8 +171,12 @@ impl Task {
             }
             Err(Break::Leave) => return self.tell(TaskNews::Left),
         };
+        let failed = self.wants_bundle(report.outcome).then(|| report.clone());
         self.tell(TaskNews::Finished(Box::new(report)));
         if self.wait_until_recorded() {
+            if let Some(report) = failed {
+                self.keep_bundle(report);
+            }
             let trouble = self.clean();
             self.tell(TaskNews::Cleaned(trouble));
         } else {
@@ -197,4 +226,7 @@ pub struct Ended {
     pub(super) tail: Tail,
     /// Whether there is a container to collect from.
     pub(super) has_container: bool,
+    pub(super) figures: UsageFigures,
+    pub(super) evidence: Evidence,
+    pub(super) limits: Option<AppliedLimits>,
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::docker::ContainerState;
+use crate::node::account::{EndedBy, Evidence};
 use crate::node::record::Outcome;
 
 /// Exit code after SIGKILL: 128 and the signal's number.
@@ -40,6 +41,31 @@ pub fn judge(state: &ContainerState, circumstances: &Circumstances) -> (Outcome,
         0 => (Outcome::NodeFault, state.error.clone()),
         code @ 129..=192 => (Outcome::Failed, format!("ended by signal {}", code - 128)),
         code => (Outcome::Failed, format!("exit code {code}")),
+    }
+}
+
+/// What speaks for the outcome of a container that ended. `ordered_by` is whose order to stop there was, if there was one.
+pub fn evidence(state: &ContainerState, circumstances: &Circumstances, ordered_by: Option<EndedBy>) -> Evidence {
+    let signal = u32::try_from(state.exit_code - 128).ok().filter(|signal| (1..=64).contains(signal));
+    let ended_by = match &circumstances.stopping {
+        Some((Outcome::TimedOut | Outcome::DiskLimit, _)) => EndedBy::Limit,
+        Some((Outcome::Superseded, _)) => EndedBy::Master,
+        Some((Outcome::Cancelled, _)) => ordered_by.unwrap_or_default(),
+        Some(_) => EndedBy::Node,
+        None if state.oom_killed => EndedBy::Kernel,
+        None if matches!(state.exit_code, KILLED | TERMINATED) && circumstances.was_engine_away => EndedBy::Engine,
+        // A program may end with such a code by itself, and a signal may come from anywhere.
+        None if signal.is_some() => EndedBy::Unknown,
+        None => EndedBy::Task,
+    };
+    Evidence {
+        ended_by,
+        oom_killed: Some(state.oom_killed),
+        signal,
+        signals_sent: Vec::new(),
+        engine_error: state.error.clone(),
+        started_at: state.started_at.clone(),
+        finished_at: state.finished_at.clone(),
     }
 }
 
@@ -104,6 +130,31 @@ mod tests {
             assert_eq!(judge(&state, circumstances).0, outcome, "{state:?} {circumstances:?}");
         }
         assert_eq!(judge(&ended(139, false), &alone).1, "ended by signal 11");
+    }
+
+    #[test]
+    fn says_who_ended_it() {
+        let alone = Circumstances::default();
+        let stopped = |outcome| Circumstances { stopping: Some((outcome, "c".to_owned())), ..alone.clone() };
+        let away = Circumstances { was_engine_away: true, ..alone.clone() };
+        let cases = [
+            (ended(0, false), alone.clone(), None, EndedBy::Task, None),
+            (ended(3, false), alone.clone(), None, EndedBy::Task, None),
+            (ended(0, true), alone.clone(), None, EndedBy::Kernel, None),
+            (ended(139, false), alone.clone(), None, EndedBy::Unknown, Some(11)),
+            (ended(137, false), away, None, EndedBy::Engine, Some(9)),
+            (ended(137, false), stopped(Outcome::TimedOut), None, EndedBy::Limit, Some(9)),
+            (ended(137, false), stopped(Outcome::DiskLimit), None, EndedBy::Limit, Some(9)),
+            (ended(143, false), stopped(Outcome::Cancelled), Some(EndedBy::Owner), EndedBy::Owner, Some(15)),
+            (ended(143, false), stopped(Outcome::Cancelled), Some(EndedBy::Master), EndedBy::Master, Some(15)),
+            (ended(143, false), stopped(Outcome::Superseded), Some(EndedBy::Master), EndedBy::Master, Some(15)),
+            (ended(143, false), stopped(Outcome::Preempted), Some(EndedBy::Node), EndedBy::Node, Some(15)),
+        ];
+        for (state, circumstances, order, ended_by, signal) in cases {
+            let evidence = evidence(&state, &circumstances, order);
+            assert_eq!((evidence.ended_by, evidence.signal), (ended_by, signal), "{state:?} {circumstances:?}");
+            assert_eq!(evidence.oom_killed, Some(state.oom_killed));
+        }
     }
 
     #[test]

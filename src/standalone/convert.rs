@@ -2,6 +2,7 @@
 //!
 //! Unknown enum values break nothing: they become the nearest thing that a person can read.
 
+use crate::node::account::{AppliedLimits, EndedBy, Evidence, PhaseTime, UsageFigures};
 use crate::node::id::{AttemptKey, Id};
 use crate::node::offer::Offer;
 use crate::node::record::{Event, EventKind, FinalReport, Outcome, OutputFile, Phase, StreamEnd, Usage};
@@ -11,6 +12,9 @@ use crate::rpc::schema;
 pub use crate::rpc::convert::{key_message, offer};
 
 use super::fail::Fail;
+
+/// Signals that are kept of a report: a node knows two.
+const MAX_SIGNALS: usize = 8;
 
 /// Longest text of a note, alert or detail that is kept; nobody reads more, and a node must not fill the disk with it.
 pub const MAX_TEXT_BYTES: usize = 8 << 10;
@@ -125,7 +129,54 @@ fn final_report(report: schema::FinalReport) -> Result<FinalReport, Fail> {
         cut: report.cut.into_iter().map(cut).collect(),
         streams: report.streams.into_iter().map(stream_end).collect(),
         tail: Vec::new(),
+        phases: report.phases.into_iter().take(Phase::ALL.len()).filter_map(phase_time).collect(),
+        limits: report.limits.map(limits),
+        figures: report.figures.map(figures),
+        evidence: report.evidence.map(evidence),
     })
+}
+
+/// A phase of a later version has no place among ours.
+fn phase_time(time: schema::PhaseTime) -> Option<PhaseTime> {
+    Some(PhaseTime { phase: phase(time.phase)?, duration_ms: time.duration_ms })
+}
+
+fn limits(limits: schema::AppliedLimits) -> AppliedLimits {
+    AppliedLimits {
+        memory_bytes: limits.memory_bytes,
+        cpu_millis: limits.cpu_millis,
+        pids: limits.pids,
+        network: cut(limits.network),
+        disk_bytes: limits.disk_bytes,
+        timeout_ms: limits.timeout_ms,
+        grace_ms: limits.grace_ms,
+    }
+}
+
+fn figures(figures: schema::UsageFigures) -> UsageFigures {
+    UsageFigures {
+        average_cpu_millis: figures.average_cpu_millis,
+        peak_cpu_millis: figures.peak_cpu_millis,
+        average_memory_bytes: figures.average_memory_bytes,
+        average_pids: figures.average_pids,
+        peak_pids: figures.peak_pids,
+        peak_disk_bytes: figures.peak_disk_bytes,
+        network_received_bytes: figures.network_received_bytes,
+        network_sent_bytes: figures.network_sent_bytes,
+    }
+}
+
+fn evidence(evidence: schema::Evidence) -> Evidence {
+    let known = usize::try_from(i64::from(evidence.ended_by) - 1).ok();
+    Evidence {
+        ended_by: known.and_then(|index| EndedBy::KNOWN.get(index).copied()).unwrap_or_default(),
+        oom_killed: evidence.oom_killed,
+        signal: evidence.signal,
+        signals_sent: evidence.signals_sent.into_iter().take(MAX_SIGNALS).map(cut).collect(),
+        engine_error: cut(evidence.engine_error),
+        started_at: cut(evidence.started_at),
+        finished_at: cut(evidence.finished_at),
+    }
 }
 
 fn output_file(file: schema::OutputFile) -> OutputFile {

@@ -114,7 +114,7 @@ impl Draft {
     fn finish(&mut self, db: &Connection, key: &AttemptKey) -> rusqlite::Result<()> {
         let Some(Some(duty)) = self.duties.get(key) else { return Ok(()) };
         let Some(end) = duty.state.end.as_ref().filter(|_| duty.is_told()) else { return Ok(()) };
-        db::insert_history(db, &end.row, &duty.digest)?;
+        db::insert_history(db, &end.row, &duty.digest, db::report_of(db, duty.id)?)?;
         self.delete(db, duty.id, key)?;
         self.over.push(key.clone());
         Ok(())

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::duty::State;
 use super::files;
 use crate::node::id::AttemptKey;
-use crate::node::record::{Event, Outcome};
+use crate::node::record::{Event, EventKind, FinalReport, Outcome};
 use crate::node::snapshot::HistoryRow;
 use crate::node::spec::TaskSpec;
 
@@ -29,6 +29,12 @@ use crate::node::spec::TaskSpec;
 pub(super) const VERSION: i64 = 1;
 /// Attempts that are over: enough for months, and a query stays fast.
 pub(super) const MAX_HISTORY: i64 = 100_000;
+/// The newest of them still have their final report, shortened: for a look back, at a few kilobytes each.
+const MAX_REPORTS: i64 = 1_000;
+/// Of a report that is kept: files, lines on what was cut, and bytes of the last output.
+const MAX_REPORT_FILES: usize = 50;
+const MAX_REPORT_CUTS: usize = 20;
+const MAX_REPORT_TAIL: usize = 2 << 10;
 /// Readers and the store thread never wait long for each other in WAL mode.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -270,9 +276,41 @@ pub(super) fn delete_attempt(db: &Connection, id: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Content of a row of the table: an older version of the worker reads the first part of it.
+#[derive(Serialize, Deserialize)]
+struct Ended {
+    #[serde(flatten)]
+    row: HistoryRow,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    report: Option<FinalReport>,
+}
+
+fn shortened(mut report: FinalReport) -> FinalReport {
+    let shorten = |lines: &mut Vec<String>, max: usize, what: &str| {
+        if lines.len() > max {
+            let more = lines.len() - max;
+            lines.truncate(max);
+            lines.push(format!("and {more} more {what}"));
+        }
+    };
+    shorten(&mut report.cut, MAX_REPORT_CUTS, "lines");
+    if report.outputs.len() > MAX_REPORT_FILES {
+        report.cut.push(format!("{} more files are not listed here", report.outputs.len() - MAX_REPORT_FILES));
+        report.outputs.truncate(MAX_REPORT_FILES);
+    }
+    report.streams.clear();
+    report.tail.drain(..report.tail.len().saturating_sub(MAX_REPORT_TAIL));
+    report
+}
+
 /// Remembers an attempt that is over, and forgets the oldest ones.
-pub(super) fn insert_history(db: &Connection, row: &HistoryRow, digest: &[u8]) -> rusqlite::Result<()> {
-    let (content, _) = sealed("", row)?;
+pub(super) fn insert_history(
+    db: &Connection,
+    row: &HistoryRow,
+    digest: &[u8],
+    report: Option<FinalReport>,
+) -> rusqlite::Result<()> {
+    let (content, _) = sealed("", &Ended { row: row.clone(), report: report.map(shortened) })?;
     db.execute(
         "INSERT INTO history(task, attempt, digest, outcome, finished_ms, content) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
         params![
@@ -284,8 +322,60 @@ pub(super) fn insert_history(db: &Connection, row: &HistoryRow, digest: &[u8]) -
             content
         ],
     )?;
-    db.execute("DELETE FROM history WHERE id <= ?1", [db.last_insert_rowid().saturating_sub(MAX_HISTORY)])?;
+    let newest = db.last_insert_rowid();
+    db.execute("DELETE FROM history WHERE id <= ?1", [newest.saturating_sub(MAX_HISTORY)])?;
+    drop_report(db, newest.saturating_sub(MAX_REPORTS))
+}
+
+fn drop_report(db: &Connection, id: i64) -> rusqlite::Result<()> {
+    let content: Option<Vec<u8>> =
+        db.query_row("SELECT content FROM history WHERE id = ?1", [id], |row| row.get(0)).optional()?;
+    let Some(row) = content.and_then(|content| serde_json::from_slice::<HistoryRow>(&content).ok()) else {
+        return Ok(());
+    };
+    let (content, _) = sealed("", &row)?;
+    db.execute("UPDATE history SET content = ?2 WHERE id = ?1", params![id, content])?;
     Ok(())
+}
+
+/// What is known of an attempt that is over: its row, and its report if it still has one.
+pub(super) fn ended(db: &Connection, key: &AttemptKey) -> rusqlite::Result<Option<(HistoryRow, Option<FinalReport>)>> {
+    let Some(id) = history_id(db, key)? else { return Ok(None) };
+    let content: Vec<u8> = db.query_row("SELECT content FROM history WHERE id = ?1", [id], |row| row.get(0))?;
+    let ended = serde_json::from_slice::<Ended>(&content).ok();
+    Ok(ended.map(|ended| (ended.row, ended.report)))
+}
+
+/// The final report of a duty that the master does not have in full yet.
+pub(super) fn final_report(db: &Connection, key: &AttemptKey) -> rusqlite::Result<Option<FinalReport>> {
+    let id: Option<i64> = db
+        .query_row(
+            "SELECT id FROM attempt WHERE task = ?1 AND attempt = ?2",
+            params![key.task.as_str(), i64::from(key.attempt)],
+            |row| row.get(0),
+        )
+        .optional()?;
+    id.map_or(Ok(None), |id| report_of(db, id))
+}
+
+/// The final report among the events of a duty.
+pub(super) fn report_of(db: &Connection, id: i64) -> rusqlite::Result<Option<FinalReport>> {
+    let Some(end) = state(db, id)?.and_then(|state| state.end) else { return Ok(None) };
+    Ok(event(db, id, end.number)?.and_then(|event| match event.kind {
+        EventKind::Final(report) => Some(*report),
+        _ => None,
+    }))
+}
+
+/// The latest attempt of a task, held or over.
+pub(super) fn latest_attempt(db: &Connection, task: &str) -> rusqlite::Result<Option<u32>> {
+    let latest: Option<i64> = db.query_row(
+        "SELECT max(attempt) FROM (SELECT attempt FROM attempt WHERE task = ?1 UNION ALL \
+         SELECT attempt FROM history WHERE task = ?1)",
+        [task],
+        |row| row.get(0),
+    )?;
+    Ok(latest.and_then(|attempt| u32::try_from(attempt).ok()))
 }
 
 /// Attempts that are over, newest first: the first `limit`, or those before the first `skip`.
@@ -353,4 +443,57 @@ pub(super) fn put_value(db: &Connection, key: &str, value: &[u8]) -> rusqlite::R
 /// Reads a value.
 pub(super) fn value(db: &Connection, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
     db.query_row("SELECT value FROM kv WHERE key = ?1", [key], |row| row.get(0)).optional()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::id::Id;
+    use crate::node::record::Usage;
+
+    fn row(task: &str) -> HistoryRow {
+        HistoryRow {
+            key: AttemptKey { task: Id::parse(task).unwrap(), attempt: 1 },
+            owner: Id::parse("o").unwrap(),
+            image: "i".to_owned(),
+            outcome: Outcome::Failed,
+            exit_code: Some(3),
+            reason: "exit code 3".to_owned(),
+            usage: Usage::default(),
+            duration_ms: 5,
+            finished_ms: 7,
+            output_files: 0,
+            output_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn the_newest_keep_their_report_and_the_rows_of_before_are_read() {
+        let db = Connection::open_in_memory().unwrap();
+        create(&db).unwrap();
+        // As the version before wrote it.
+        let old = serde_json::to_vec(&row("old")).unwrap();
+        db.execute(
+            "INSERT INTO history(task, attempt, digest, outcome, finished_ms, content) VALUES('old', 1, x'', 'Failed', 7, ?1)",
+            [old],
+        )
+        .unwrap();
+        let mut report = FinalReport::without_run(Outcome::Failed, "exit code 3");
+        report.tail = vec![b'x'; 9_000];
+        report.cut = vec!["line".to_owned(); 100];
+        for number in 0..=MAX_REPORTS {
+            insert_history(&db, &row(&format!("t{number}")), b"d", Some(report.clone())).unwrap();
+        }
+        let ended = |task: &str| ended(&db, &row(task).key).unwrap();
+        assert_eq!(ended("old"), Some((row("old"), None)));
+        assert_eq!(ended("t0"), Some((row("t0"), None)), "too old for a report");
+        let (found, report) = ended("t1").unwrap();
+        let report = report.unwrap();
+        assert_eq!(found, row("t1"));
+        assert_eq!((report.tail.len(), report.cut.len()), (2_048, 21));
+        assert_eq!(ended("none"), None);
+        assert_eq!(history(&db, 2, None).unwrap(), [row("t1000"), row("t999")], "a list has rows alone");
+        assert_eq!(latest_attempt(&db, "t5").unwrap(), Some(1));
+        assert_eq!(latest_attempt(&db, "none").unwrap(), None);
+    }
 }

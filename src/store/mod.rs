@@ -8,6 +8,7 @@
 //! Left out on purpose: which writes to make and when, the connection to the master, and the lock on the state folder.
 
 mod batch;
+mod bundles;
 mod db;
 mod duty;
 mod files;
@@ -32,11 +33,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Sender, bounded};
 use rusqlite::Connection;
 
+pub use bundles::{BUNDLES, BundleFile, BundleLimits, Bundles};
 pub use open::OpenError;
 pub use outbox::{Ack, Outbox};
 pub use stream::StreamWriter;
 
-use crate::node::id::AttemptKey;
+use crate::node::id::{AttemptKey, Id};
 use crate::node::order::Marks;
 use crate::node::record::{EventKind, FinalReport, Outcome, Phase, StreamEnd};
 use crate::node::snapshot::HistoryRow;
@@ -304,6 +306,22 @@ impl Store {
     /// How the attempt ended, and the digest of its assignment.
     pub fn tombstone(&self, key: &AttemptKey) -> Option<(Outcome, Vec<u8>)> {
         self.read(|db| db::tombstone(db, key)).flatten()
+    }
+
+    /// The final report of an attempt that is here, or of one of the last that are over; there it is shortened.
+    pub fn final_report(&self, key: &AttemptKey) -> Option<FinalReport> {
+        let held = self.read(|db| db::final_report(db, key)).flatten();
+        held.or_else(|| self.read(|db| db::ended(db, key)).flatten()?.1)
+    }
+
+    /// The row of an attempt that is over.
+    pub fn history_row(&self, key: &AttemptKey) -> Option<HistoryRow> {
+        self.read(|db| db::ended(db, key)).flatten().map(|(row, _)| row)
+    }
+
+    /// The latest attempt of a task, held or over.
+    pub fn latest_attempt(&self, task: &Id) -> Option<u32> {
+        self.read(|db| db::latest_attempt(db, task.as_str())).flatten()
     }
 
     /// At most `limit` attempts that are over, newest first: all, or those that ended before the one of `before`.

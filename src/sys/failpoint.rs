@@ -4,7 +4,7 @@
 //!
 //! Only builds with debug assertions have them; in the shipped one the functions do nothing and no variable is read.
 
-/// Moments of an attempt's life at the node, in order. The names in the variable are `K0` to `K13`.
+/// Moments of an attempt's life at the node, in order. The names in the variable are `K0` to `K14`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailPoint {
     /// The answer with an offer was read.
@@ -35,6 +35,9 @@ pub enum FailPoint {
     Submitted,
     /// The container is removed, its volume is not.
     Cleaning,
+    /// The bundle of an attempt that failed is half written. Before `Cleaning` in life; the numbers of the others are those
+    /// of the fault matrix.
+    Bundling,
 }
 
 /// Ends the process here if the environment says so.
