@@ -37,5 +37,6 @@ mod verdict;
 
 pub use body::TASK_USER;
 pub use engine::{EngineNews, EngineWatch, Hooks, can_hold};
+pub use inputs::{InputError, Starter, rewrite as rewrite_inputs};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
 pub use task::{Beginning, Context, TaskHandle, Teller, start};

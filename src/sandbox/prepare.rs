@@ -213,7 +213,7 @@ fn stream_inputs(
     let rewriter = thread::Builder::new()
         .name("inputs".to_owned())
         .stack_size(256 << 10)
-        .spawn(move || inputs::rewrite(io::BufReader::new(inputs), io::BufWriter::new(writer), max_bytes, starter))
+        .spawn(move || inputs::rewrite(inputs, io::BufWriter::new(writer), max_bytes, starter))
         .map_err(io_error)?;
     let put = docker.put_archive(name, WORK_FOLDER, &mut reader, ARCHIVE_IDLE);
     drop(reader);
