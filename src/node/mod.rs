@@ -1,6 +1,7 @@
 //! The node's decisions and the words they are made of: pure, and knows no other module.
 
 pub mod action;
+pub mod guard;
 pub mod id;
 pub mod image;
 pub mod offer;
@@ -11,3 +12,4 @@ pub mod reward;
 pub mod roster;
 pub mod snapshot;
 pub mod spec;
+pub mod url;
