@@ -10,6 +10,7 @@ pub mod config;
 pub mod coordinator;
 pub mod daemon;
 pub mod docker;
+pub mod fetch;
 pub mod grpc;
 pub mod h2;
 pub mod host;

@@ -159,19 +159,21 @@ impl Guard {
         }
     }
 
-    /// Whether the owner allows this host by its name, or by the address that it is.
-    pub fn is_allowed(&self, url: &Url) -> bool {
+    /// By its name, or by the address that it is.
+    fn is_allowed(&self, url: &Url) -> bool {
         self.allowed.has_host(url.host()) || url.address().is_some_and(|address| self.allowed.has_address(address))
+    }
+
+    /// Whether the owner's list has this host or this address.
+    pub fn allows(&self, url: &Url, address: IpAddr) -> bool {
+        self.allowed.has_host(url.host()) || self.allowed.has_address(address)
     }
 
     fn refusal(&self, url: &Url, address: IpAddr) -> Option<&'static str> {
         if self.tunnel.iter().any(|network| network.contains(address)) {
             return Some("in the tunnel to the master");
         }
-        if self.allowed.has_host(url.host()) || self.allowed.has_address(address) {
-            return None;
-        }
-        special(address)
+        if self.allows(url, address) { None } else { special(address) }
     }
 }
 

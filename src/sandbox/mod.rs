@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `naming`, `body` | names, labels and the create body: pure |
 //! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
+//! | `remote` | archives that are fetched first |
 //! | `task` | the thread of one attempt, and the order of its steps |
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
 //! | `stop` | ending and freezing a running container |
@@ -29,6 +30,7 @@ mod meter;
 mod naming;
 mod pattern;
 mod prepare;
+mod remote;
 mod run;
 mod step;
 mod stop;
