@@ -427,3 +427,22 @@ fn a_file_of_authorities_that_has_none_is_told() {
     let told = Fetcher::new(Guard::default(), Some("/nonexistent/ca.pem".into())).err().unwrap();
     assert!(told.contains("/nonexistent/ca.pem can't be read"), "{told}");
 }
+
+/// The public address of this machine leads to services that a firewall may keep from everybody else.
+#[test]
+fn this_machines_own_public_address_is_refused() {
+    const TEST: &str = "this_machines_own_public_address_is_refused";
+    if !fetch_util::in_namespace(TEST) {
+        return;
+    }
+    for words in ["link set lo up", "address add 9.9.9.9/32 dev lo"] {
+        assert!(std::process::Command::new("ip").args(words.split(' ')).status().unwrap().success(), "{words}");
+    }
+    let listener = TcpListener::bind("9.9.9.9:443").unwrap();
+    let own: Resolver = Arc::new(|_| Ok(vec!["9.9.9.9".parse().unwrap()]));
+    let closed = fetcher(Guard::default(), None).with_resolver(Arc::clone(&own));
+    let told = refusal(&closed, wanted("https://data.test/x", b"x"));
+    assert!(told.contains("leads to 9.9.9.9, which is this machine"), "{told}");
+    let (mut stream, _) = listener.accept().unwrap();
+    assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "something was sent before it was refused");
+}

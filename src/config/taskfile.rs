@@ -15,7 +15,7 @@ use super::near;
 use super::value::{self, shown};
 
 /// The keys of a task file.
-pub const TASK_KEYS: [&str; 18] = [
+pub const TASK_KEYS: [&str; 19] = [
     "name",
     "image",
     "pull",
@@ -31,6 +31,7 @@ pub const TASK_KEYS: [&str; 18] = [
     "max_output",
     "owner",
     "files",
+    "archive",
     "inputs_url",
     "inputs_sha256",
     "inputs_url_bytes",
@@ -69,7 +70,9 @@ pub struct TaskFile {
     pub max_output_bytes: Option<u64>,
     /// Id of the task's owner.
     pub owner: Option<String>,
-    /// Where an archive for the work folder is.
+    /// A tar, tar.gz or zip file for the work folder; only in a file on its way to `submit`.
+    pub archive: Option<String>,
+    /// Where such an archive is, when it is elsewhere.
     pub inputs_url: Option<String>,
     /// SHA-256 of it.
     pub inputs_sha256: Option<[u8; 32]>,
@@ -134,7 +137,7 @@ impl TaskFile {
         })
     }
 
-    /// The text that `parse` reads back to the same task, without `files`, whose content travels beside it.
+    /// The text that `parse` reads back to the same task, without `files` and `archive`, whose content travels beside it.
     pub fn to_json(&self) -> String {
         let mut map = Map::new();
         let mut put = |key: &str, value: Option<Value>| {
@@ -219,6 +222,7 @@ impl TaskFile {
             "outputs" => self.outputs = texts(value)?,
             "max_output" => self.max_output_bytes = Some(bytes(&value)?),
             "owner" => self.owner = Some(text(value)?),
+            "archive" => self.archive = Some(text(value)?),
             "inputs_url" => self.inputs_url = Some(text(value)?),
             "inputs_sha256" => {
                 let wrong = "must be a SHA-256 in hex, 64 digits, as sha256sum prints it";

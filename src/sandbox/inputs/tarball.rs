@@ -50,7 +50,6 @@ pub(super) fn read<W: Write>(source: impl Read, folder: &mut Folder<W>, what: &'
     if ahead.is_described || ahead.path.is_some() {
         return Err(InputError::Refused(format!("are {what}: it ends after the description of an entry")));
     }
-    drop(archive);
     if source.is_at_end {
         return Err(InputError::Refused(format!("are {what}: it breaks off before its end mark")));
     }
