@@ -27,7 +27,7 @@ fn attempt(download: &mut Download, fetcher: &Fetcher) -> Result<(), FetchError>
 
 fn once(fetcher: &Fetcher, wanted: Wanted) -> (Result<(), FetchError>, Vec<u8>) {
     let scratch = Scratch::new();
-    let mut download = Download::new(wanted, scratch.file()).unwrap();
+    let mut download = Download::new(wanted, scratch.file(), &Stop::new()).unwrap();
     let result = attempt(&mut download, fetcher);
     (result, scratch.content())
 }
@@ -237,7 +237,7 @@ fn broken_off(bytes: &[u8], second: impl Fn(&Request, &mut dyn Write) + Send + S
 fn twice(server: &Server, bytes: &[u8]) -> (Result<(), FetchError>, Vec<u8>) {
     let scratch = Scratch::new();
     let fetcher = server.fetcher("data.test");
-    let mut download = Download::new(wanted(&server.url("/x"), bytes), scratch.file()).unwrap();
+    let mut download = Download::new(wanted(&server.url("/x"), bytes), scratch.file(), &Stop::new()).unwrap();
     let first = attempt(&mut download, &fetcher);
     assert!(matches!(&first, Err(FetchError::Passing(reason)) if reason.contains("broke off after")), "{first:?}");
     assert!(!download.is_whole());
@@ -289,7 +289,7 @@ fn a_rest_that_is_none_is_fetched_anew() {
         });
         let scratch = Scratch::new();
         let fetcher = server.fetcher("data.test");
-        let mut download = Download::new(wanted(&server.url("/x"), &bytes), scratch.file()).unwrap();
+        let mut download = Download::new(wanted(&server.url("/x"), &bytes), scratch.file(), &Stop::new()).unwrap();
         for _ in 0..2 {
             assert!(matches!(attempt(&mut download, &fetcher), Err(FetchError::Passing(_))), "{status} {range}");
         }
@@ -308,7 +308,7 @@ fn what_is_whole_from_before_a_crash_is_not_fetched_again() {
         file.set_len(0).unwrap();
         file.write_all(content).unwrap();
         file.seek(SeekFrom::End(0)).unwrap();
-        Download::new(wanted(&server.url("/x"), b"content"), file).unwrap()
+        Download::new(wanted(&server.url("/x"), b"content"), file, &Stop::new()).unwrap()
     };
     let mut whole = open(b"content");
     assert!(whole.is_whole());
@@ -370,7 +370,7 @@ fn a_stop_acts_at_once_wherever_the_fetch_is() {
         let (begun, is_begun) = crossbeam_channel::bounded(1);
         let fetch = std::thread::spawn(move || {
             let scratch = Scratch::new();
-            let mut download = Download::new(wanted(&url, b"?"), scratch.file()).unwrap();
+            let mut download = Download::new(wanted(&url, b"?"), scratch.file(), &Stop::new()).unwrap();
             begun.send(()).unwrap();
             download.attempt(&fetcher, &own, &mut |_| {})
         });
@@ -396,7 +396,7 @@ fn a_stop_from_before_lets_nothing_begin() {
     let stop = Stop::new();
     stop.stop();
     let scratch = Scratch::new();
-    let mut download = Download::new(wanted(&server.url("/x"), b"x"), scratch.file()).unwrap();
+    let mut download = Download::new(wanted(&server.url("/x"), b"x"), scratch.file(), &Stop::new()).unwrap();
     let result = download.attempt(&server.fetcher("data.test"), &stop, &mut |_| {});
     assert!(matches!(result, Err(FetchError::Stopped)), "{result:?}");
     assert_eq!(server.seen().len(), 0);

@@ -58,13 +58,14 @@ impl Download {
     /// Into `file`, which may have all of it from an earlier time; anything else in it goes.
     ///
     /// # Errors
-    /// The disk is at fault.
-    pub fn new(wanted: Wanted, mut file: File) -> io::Result<Self> {
+    /// The disk is at fault, or a stop came while the file was read.
+    pub fn new(wanted: Wanted, mut file: File, stop: &Stop) -> io::Result<Self> {
         let mut sum = Context::new(&SHA256);
         let mut piece = vec![0; PIECE];
         file.seek(SeekFrom::Start(0))?;
         loop {
             match file.read(&mut piece)? {
+                _ if stop.is_stopped() => return Err(io::Error::other(FetchError::Stopped)),
                 0 => break,
                 count => sum.update(&piece[..count]),
             }

@@ -26,7 +26,7 @@ impl Task {
         let node_fault =
             |error: std::io::Error| Break::End(Outcome::NodeFault, format!("can't keep the inputs of {url}: {error}"));
         let file = self.context.store.open_fetched(&self.spec.key).map_err(node_fault)?;
-        let download = self.help(&Stop::new(), move |_| Download::new(wanted, file))?.map_err(node_fault)?;
+        let download = self.help(&Stop::new(), move |stop| Download::new(wanted, file, stop))?.map_err(node_fault)?;
         let download = Arc::new(Mutex::new(download));
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {

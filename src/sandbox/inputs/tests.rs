@@ -365,6 +365,26 @@ fn a_failing_disk_or_engine_is_not_the_tasks_fault() {
     }
     let disk = rewrite(Failing(0), Vec::new(), MAX_BYTES, Starter::Omit);
     assert!(matches!(disk, Err(InputError::Io(_))), "{disk:?}");
+    // In the middle, of each format.
+    struct Dying(Cursor<Vec<u8>>);
+    impl Read for Dying {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let left = 600u64.saturating_sub(self.0.position());
+            let count = (&mut self.0).take(left).read(buffer)?;
+            if count == 0 && !buffer.is_empty() { Err(io::Error::from_raw_os_error(5)) } else { Ok(count) }
+        }
+    }
+    impl Seek for Dying {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+    let noise: Vec<u8> = (0u32..4_096).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let file = archive(&[(EntryType::Regular, "noise", &noise)]);
+    for bytes in [file.clone(), gzip(&file), super::tests_zip::stored("noise", &noise)] {
+        let disk = rewrite(Dying(Cursor::new(bytes)), Vec::new(), MAX_BYTES, Starter::Omit);
+        assert!(matches!(disk, Err(InputError::Io(_))), "{disk:?}");
+    }
     let engine = rewrite(Cursor::new(small()), Failing(0), MAX_BYTES, Starter::Omit);
     assert!(matches!(engine, Err(InputError::Io(_))), "{engine:?}");
     // In the middle of a file, where reading and writing take turns.

@@ -110,6 +110,10 @@ fn zip(entries: &[Zipped]) -> Vec<u8> {
     bytes
 }
 
+pub(super) fn stored(name: &str, content: &[u8]) -> Vec<u8> {
+    zip(&[Zipped { method: 0, ..zipped(name, content) }])
+}
+
 fn small() -> Vec<u8> {
     zip(&[
         Zipped { mode: 0o040_755, method: 0, ..zipped("empty/", b"") },
