@@ -10,7 +10,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-TARGETS=(frame hpack connection_client connection_server grpc_client grpc_server)
+TARGETS=(frame hpack connection_client connection_server grpc_client grpc_server inputs)
 FUZZ=$ROOT/tests/fuzz
 AT_ONCE=2
 # Longer inputs only repeat what shorter ones do; frames of the largest size are made by operations.
@@ -40,6 +40,15 @@ fi
 # A few inputs to begin with, written by hand; the rest the fuzzer finds.
 seed() {
     mkdir -p "$FUZZ/corpus/$1" "$FUZZ/artifacts/$1"
+    if [ "$1" = inputs ]; then
+        printf x >"$FUZZ/corpus/$1/x"
+        tar cf "$FUZZ/corpus/$1/tar" -C "$FUZZ/corpus/$1" x
+        tar czf "$FUZZ/corpus/$1/tar.gz" -C "$FUZZ/corpus/$1" x
+        # A zip with the one stored file "x", whose content is "x".
+        printf 'PK\003\004\024\0\0\0\0\0\0\0\041\0\203\026\334\214\001\0\0\0\001\0\0\0\001\0\0\0xx' >"$FUZZ/corpus/$1/zip"
+        printf 'PK\001\002\024\003\024\0\0\0\0\0\0\0\041\0\203\026\334\214\001\0\0\0\001\0\0\0\001\0\0\0\0\0\0\0\0\0\0\0\244\201\0\0\0\0x' >>"$FUZZ/corpus/$1/zip"
+        printf 'PK\005\006\0\0\0\0\001\0\001\0/\0\0\0 \0\0\0\0\0' >>"$FUZZ/corpus/$1/zip"
+    fi
     [ "$1" = hpack ] || return 0
     # A block's length in fours goes before it: RFC 7541 C.4.1, C.4.2, C.6.2, size updates.
     printf '\0\005\202\206\204\101\214\361\343\302\345\362\072\153\240\253\220\364\377\0\003\202\206\204\276\130\206\250\353\020\144\234\277' \

@@ -13,6 +13,7 @@
 //! | sampler | 256 KiB | looks at the machine | drop of its channel |
 //! | monitor-* | see `monitor` | page, API, control socket | `Monitor::stop` |
 //! | task-N, call-N, output-N | 512, 512, 256 KiB | one attempt (`sandbox::task`) | the attempt's desired state; `Stop` for calls and output |
+//! | fetch-dial | 256 KiB | name and connection of a fetch, neither of which can be interrupted (`fetch::dial`) | its own end, at most 20 s after the resolver's |
 //! | inputs, stats | 256, 512 KiB | an input archive; figures where no cgroup is seen | the end of the pipe; the call's deadline |
 //! | master | 1 MiB | standalone mode's small master | `Master::stop` |
 
@@ -36,9 +37,11 @@ use self::lives::{Lives, SHORT_LIFE};
 use crate::config::{Config, Shutdown};
 use crate::coordinator::{Coordinator, Event, Held, Past, Settings, ShutdownMode};
 use crate::docker::{Docker, DockerHost, NodeTimeouts};
+use crate::fetch::Fetcher;
 use crate::host::{self, Sampler};
 use crate::monitor::{Monitor, MonitorConfig, Submissions};
 use crate::node::action::Action;
+use crate::node::guard::Guard;
 use crate::node::id::AttemptKey;
 use crate::node::snapshot::{EngineView, MasterView, Snapshot};
 use crate::rpc::key::NodeKey;
@@ -186,6 +189,7 @@ impl Worker {
         let route = route.map_err(Fault::Setup)?;
         let signing_key = master.as_ref().map_or(config.master_signing_key, |master| Some(master.signing_key()));
         let signing = Signing::load(&config.state_dir, &route.url(), signing_key).map_err(Fault::Setup)?;
+        let fetcher = fetcher(config)?;
         let (store_sender, store_events) = bounded(MAX_STORE_EVENTS);
         let store_config = StoreConfig {
             log_budget_bytes: config.log_budget_bytes,
@@ -247,6 +251,7 @@ impl Worker {
         let sampler = start_sampler(&config.state_dir, events.clone())?;
         let context = Context {
             docker,
+            fetcher,
             quick_docker: Docker::new(host, QUICK_TIMEOUTS),
             store: store.clone(),
             identity,
@@ -375,6 +380,13 @@ impl Worker {
             }
         }
     }
+}
+
+fn fetcher(config: &Config) -> Result<Fetcher, Fault> {
+    // This version builds no tunnel, whose networks would stand here.
+    let guard = Guard::new(config.fetch_allowed.clone(), Vec::new());
+    let made = Fetcher::new(guard, config.fetch_ca_file.clone());
+    made.map_err(|problem| Fault::Setup(config.refuse("HIVEMIND_FETCH_CA_FILE", &problem)))
 }
 
 fn shutdown_mode(choice: Shutdown) -> ShutdownMode {

@@ -17,11 +17,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("rpc", &["grpc", "h2", "node", "sys"]),
     ("store", &["node", "sys"]),
     ("docker", &["sys"]),
+    ("fetch", &["node", "sys"]),
     ("host", &["node", "sys"]),
     ("vpn", &["node", "sys"]),
     ("config", &["node", "sys"]),
     ("monitor", &["node", "sys"]),
-    ("sandbox", &["docker", "store", "node", "sys"]),
+    ("sandbox", &["docker", "fetch", "store", "node", "sys"]),
     ("coordinator", &["node", "sys"]),
     ("session", &["coordinator", "grpc", "node", "rpc", "sys"]),
     // It shares the session's registration, and reads pieces straight from the store.
@@ -34,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "coordinator",
             "docker",
+            "fetch",
             "grpc",
             "h2",
             "host",
@@ -55,7 +57,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Crates that one part has to itself: the seam to what they do.
 const OWNED_CRATES: &[(&str, &[&str])] = &[
-    ("ureq", &["docker", "cli"]),
+    ("ureq", &["docker", "fetch", "cli"]),
     ("rusqlite", &["store"]),
     ("tiny_http", &["monitor"]),
     ("httparse", &["monitor", "rpc"]),

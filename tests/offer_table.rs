@@ -91,6 +91,16 @@ const ODD_IMAGES: &[&str] = &[
     "localhost/", "a\\b", "$(id)", "a;b", "a|b", "a*", "a,b", "~", "a=b", "sha256:0f0f", "a/b@", "a\u{200b}",
 ];
 
+#[rustfmt::skip]
+const ODD_URLS: &[&str] = &[
+    " ", "x", "/x", "data.example/x", "ftp://data.example/x", "file:///etc/passwd", "unix:///var/run/docker.sock",
+    "https://", "https:///x", "https://user@data.example/", "https://user:word@data.example/", "https://h:0/",
+    "https://h:65536/", "https://h h/", "https://h/\n", "https://h/\0", "https://h/\r\nHost: x", "https://h\\@x/",
+    "https://2130706433/", "https://0x7f.1/", "https://0177.0.0.1/", "https://127.1/", "https://[::1", "https://::1/",
+    "https://[fe80::1%25eth0]/", "https://[fe80::1%eth0]/", "https://h/\u{202e}", "https://\u{fc}.example/",
+    "https://h./", "https://a..b/", "https://%31/", " https://data.example/", "https://data.example/ ",
+];
+
 fn long_texts() -> Vec<String> {
     let digest = |hex: &str| format!("a@sha256:{hex}");
     vec![
@@ -244,6 +254,27 @@ fn list_rows(table: &mut Table) {
         a.inputs = b"x".to_vec();
         a.inputs_sha256 = digest(&SHA256, b"y").as_ref().to_vec();
     });
+    let sha256 = digest(&SHA256, b"x").as_ref().to_vec();
+    for (url, what) in ODD_URLS.iter().map(|url| (*url, start_of(url))) {
+        table.change("inputs_url", what, |a| {
+            a.inputs_url = url.to_owned();
+            a.inputs_sha256 = sha256.clone();
+        });
+    }
+    table.change("inputs_url", "beside inputs", |a| {
+        a.inputs = b"x".to_vec();
+        a.inputs_url = "https://data.example/x.zip".to_owned();
+        a.inputs_sha256 = sha256.clone();
+    });
+    table.change("inputs_sha256", "missing beside a URL", |a| a.inputs_url = "https://data.example/x.zip".to_owned());
+    table.change("inputs_url_bytes", "without a URL", |a| a.inputs_url_bytes = 1);
+    for bytes in [-1, i64::MIN, (1 << 30) + 1, i64::MAX] {
+        table.change("inputs_url_bytes", bytes.to_string(), |a| {
+            a.inputs_url = "https://data.example/x.zip".to_owned();
+            a.inputs_url_bytes = bytes;
+            a.inputs_sha256 = sha256.clone();
+        });
+    }
     let hex: String = digest(&SHA256, b"").as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     table.change("inputs_sha256", "in hex", |a| a.inputs_sha256 = hex.into_bytes());
 }
@@ -473,6 +504,14 @@ fn good_rows() -> Table {
         a.inputs_sha256 = digest(&SHA256, b"x").as_ref().to_vec();
     });
     table.change("inputs", "most", |a| a.inputs = vec![0; MAX_INPUT_BYTES]);
+    for (url, bytes) in [("https://data.example/x.zip?sig=%2F", 0), ("http://[::1]:8080", 1), ("HTTPS://A.B/", 1 << 30)]
+    {
+        table.change("inputs_url", start_of(url), |a| {
+            a.inputs_url = url.to_owned();
+            a.inputs_url_bytes = bytes;
+            a.inputs_sha256 = digest(&SHA256, b"x").as_ref().to_vec();
+        });
+    }
     table.row("key", "a task id alone", Assignment { key: good().key, ..Assignment::default() }.encode_to_vec());
     // A newer master's words break nothing; of two values the last counts; the parts of a message are put together.
     table.wire("assignment", "unknown fields", &[bytes_field(100, b"\xff"), number_field(101, 1)].concat());

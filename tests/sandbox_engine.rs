@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 use hivemind_worker::docker::{Docker, DockerHost, LogOptions, NodeTimeouts};
+use hivemind_worker::fetch::Fetcher;
 use hivemind_worker::node::account::EndedBy;
+use hivemind_worker::node::guard::Guard;
 use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
@@ -51,6 +53,7 @@ impl Node {
         let context = Context {
             quick_docker: docker.clone(),
             docker,
+            fetcher: Fetcher::new(Guard::default(), None).unwrap(),
             store: store.clone(),
             identity,
             clock: boottime,

@@ -65,6 +65,10 @@ static TOPICS: [Topic; 15] = [
          \x20 owner       id of whose task it is; default: anonymous\n\
          \x20 files       only in a file: a folder whose content, or a list of paths that, go into the work folder;\n\
          \x20             relative to the task file\n\
+         \x20 archive     only in a file, in place of files: a tar, tar.gz or zip file whose content goes there\n\
+         \x20 inputs_url  in place of both: https:// address of such an archive, which the node fetches\n\
+         \x20 inputs_sha256     its SHA-256 in hex; needed with inputs_url\n\
+         \x20 inputs_url_bytes  the most that may come from there; default: HIVEMIND_FETCH_LIMIT\n\
          \n\
          Ends with the task's exit code, else: 124 timed out, 137 out of memory, 130 cancelled (or Ctrl-C, after which the\n\
          task goes on), 125 rejected, node fault or no standalone node, 126 anything else, and with --output also when a file was\n\

@@ -1,5 +1,5 @@
 //! A task file or folder becomes the archive that the small master takes: `task.json`, then the inputs below
-//! `workspace/`. Only plain files and folders travel; a link could name anything on this machine.
+//! `workspace/`, or as one archive, `inputs`. Only plain files and folders travel; a link could name anything on this machine.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -15,6 +15,8 @@ use crate::node::spec::MAX_INPUT_BYTES;
 
 /// Name of the task file in a folder and in the archive.
 pub(super) const TASK_FILE: &str = "task.json";
+/// Name in the archive of one that the task file names.
+const ARCHIVE: &str = "inputs";
 /// Folders in folders; a path of the kernel holds few more.
 const MAX_DEPTH: usize = 64;
 /// A tar archive consists of such blocks, and ends with two empty ones.
@@ -40,10 +42,17 @@ pub(super) fn pack(source: &Path, name: Option<&Id>) -> Result<Vec<u8>, PackErro
     } else {
         task = read_task(source)?;
         let base = source.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match &task.files {
-            None => {}
-            Some(Files::Folder(folder)) => packer.add_root(&base.join(folder))?,
-            Some(Files::List(list)) => {
+        match (&task.files, &task.archive) {
+            (Some(_), Some(_)) => {
+                return Err(format!(
+                    "{}: \"files\" and \"archive\" are both there: a task has one of them",
+                    source.display()
+                ));
+            }
+            (None, Some(archive)) => packer.archive = Some(read_regular(&base.join(archive), MAX_INPUT_BYTES)?),
+            (None, None) => {}
+            (Some(Files::Folder(folder)), None) => packer.add_root(&base.join(folder))?,
+            (Some(Files::List(list)), None) => {
                 for path in list {
                     packer.add_listed(base, path)?;
                 }
@@ -62,9 +71,10 @@ fn folder_task(folder: &Path) -> Result<TaskFile, PackError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(TaskFile::default()),
         _ => read_task(&path)?,
     };
-    if task.files.is_some() {
+    if task.files.is_some() || task.archive.is_some() {
+        let key = if task.files.is_some() { "files" } else { "archive" };
         return Err(format!(
-            "{}: \"files\" has no place in a folder's task file: all of the folder is put into the work folder",
+            "{}: \"{key}\" has no place in a folder's task file: all of the folder is put into the work folder",
             path.display()
         ));
     }
@@ -80,6 +90,8 @@ fn read_task(path: &Path) -> Result<TaskFile, PackError> {
 #[derive(Default)]
 struct Packer {
     entries: Vec<(PathBuf, Entry)>,
+    /// Goes as it is, in place of the entries.
+    archive: Option<Vec<u8>>,
     /// Paths that are there, and whether each is a folder.
     known: HashMap<PathBuf, bool>,
     total: usize,
@@ -209,8 +221,9 @@ impl Packer {
         let mut builder = Builder::new(Vec::with_capacity(self.total + 8 * BLOCK));
         let json = task.to_json();
         let head = Entry::File { bytes: json.into_bytes(), mode: 0o644, mtime: 0 };
+        let archive = self.archive.map(|bytes| (PathBuf::from(ARCHIVE), Entry::File { bytes, mode: 0o644, mtime: 0 }));
         let rest = self.entries.into_iter().map(|(path, entry)| (Path::new("workspace").join(path), entry));
-        for (path, entry) in std::iter::once((PathBuf::from(TASK_FILE), head)).chain(rest) {
+        for (path, entry) in std::iter::once((PathBuf::from(TASK_FILE), head)).chain(archive).chain(rest) {
             let mut header = Header::new_gnu();
             let bytes = match entry {
                 Entry::Folder => {
@@ -327,6 +340,21 @@ mod tests {
             fs::write(&file, format!("{{\"files\": {wrong}}}")).unwrap();
             assert!(pack(&file, None).is_err(), "{wrong}");
         }
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn an_archive_goes_as_it_is() {
+        let dir = scratch("archive");
+        fs::write(dir.join("in.zip"), "PK and so on").unwrap();
+        let task = dir.join("task.json");
+        fs::write(&task, r#"{"archive": "in.zip"}"#).unwrap();
+        assert_eq!(names(&pack(&task, None).unwrap()), ["task.json", "inputs"]);
+        fs::write(&task, r#"{"archive": "in.zip", "files": ["in.zip"]}"#).unwrap();
+        assert!(pack(&task, None).unwrap_err().contains("a task has one of them"));
+        fs::write(dir.join("main.py"), "").unwrap();
+        fs::write(&task, r#"{"archive": "in.zip"}"#).unwrap();
+        assert!(pack(&dir, None).unwrap_err().contains("\"archive\" has no place in a folder's task file"));
         fs::remove_dir_all(&dir).unwrap();
     }
 

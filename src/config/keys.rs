@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 34] = [
+pub static KEYS: [Key; 37] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -190,6 +190,17 @@ pub static KEYS: [Key; 34] = [
         .live(),
     key("HIVEMIND_MAX_TIMEOUT", "Longest running time that a task may ask for", ["duration", "1s to 365d", "24h"])
         .live(),
+    key(
+        "HIVEMIND_FETCH_ALLOW",
+        "Hosts from which archives are fetched for tasks although their address is not public; also by http:// and at any port",
+        ["list", "names of hosts, addresses, networks as 10.0.0.0/8, with commas between", "none: https:// at port 443 of public addresses"],
+    ),
+    key(
+        "HIVEMIND_FETCH_CA_FILE",
+        "Certificate authorities for what is fetched for tasks, beside those of the system",
+        ["path", "PEM file", "none"],
+    ),
+    key("HIVEMIND_FETCH_LIMIT", "Largest archive that is fetched for a task", ["size", "1MiB to 1TiB", "1GiB"]).live(),
     key(
         "HIVEMIND_SHUTDOWN",
         "What a stop of the worker does with running tasks: stop them, finish them, or leave them to the next start",

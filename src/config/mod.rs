@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::node::guard::Allowed;
 use crate::node::id::Id;
 use crate::node::resources::Resources;
 use crate::node::snapshot::MachineFacts;
@@ -111,8 +112,12 @@ pub struct Config {
     pub report_interval: Duration,
     /// `HIVEMIND_CPUS`, `HIVEMIND_MEMORY`, `HIVEMIND_DISK`, `HIVEMIND_SLOTS`.
     pub lent: Resources,
-    /// `HIVEMIND_TIMEOUT` and `HIVEMIND_MAX_TIMEOUT`.
+    /// `HIVEMIND_TIMEOUT`, `HIVEMIND_MAX_TIMEOUT` and `HIVEMIND_FETCH_LIMIT`.
     pub spec_defaults: SpecDefaults,
+    /// `HIVEMIND_FETCH_ALLOW`.
+    pub fetch_allowed: Allowed,
+    /// `HIVEMIND_FETCH_CA_FILE`.
+    pub fetch_ca_file: Option<PathBuf>,
     /// `HIVEMIND_SHUTDOWN`.
     pub shutdown: Shutdown,
     /// `HIVEMIND_CRASH_LIMIT`.
@@ -245,7 +250,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 33] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 36] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
@@ -275,6 +280,9 @@ impl Config {
             ("HIVEMIND_SLOTS", self.lent.slots == new.lent.slots),
             ("HIVEMIND_TIMEOUT", old_spec.timeout == new_spec.timeout),
             ("HIVEMIND_MAX_TIMEOUT", old_spec.max_timeout == new_spec.max_timeout),
+            ("HIVEMIND_FETCH_ALLOW", self.fetch_allowed == new.fetch_allowed),
+            ("HIVEMIND_FETCH_CA_FILE", self.fetch_ca_file == new.fetch_ca_file),
+            ("HIVEMIND_FETCH_LIMIT", old_spec.max_fetch_bytes == new_spec.max_fetch_bytes),
             ("HIVEMIND_SHUTDOWN", self.shutdown == new.shutdown),
             ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),

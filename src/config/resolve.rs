@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::node::guard::Allowed;
 use crate::node::id::{Id, MAX_ID_LEN};
 use crate::node::resources::Resources;
 use crate::node::spec::{MAX_BYTES, MIN_MEMORY_BYTES, SpecDefaults};
@@ -80,6 +81,8 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         log_file: layers.path("LOG_FILE"),
         report_interval: Duration::from_secs(report_interval.unwrap_or(30)),
         spec_defaults: spec_defaults(&layers)?,
+        fetch_allowed: layers.read("HIVEMIND_FETCH_ALLOW", Allowed::parse)?.unwrap_or_default(),
+        fetch_ca_file: layers.path("HIVEMIND_FETCH_CA_FILE"),
         shutdown: layers.read("HIVEMIND_SHUTDOWN", shutdown)?.unwrap_or(Shutdown::Stop),
         crash_limit: layers.read("HIVEMIND_CRASH_LIMIT", crash_limit)?.unwrap_or(3),
         log_budget_bytes: layers
@@ -315,7 +318,12 @@ fn spec_defaults(layers: &Layers<'_>) -> Result<SpecDefaults, ConfigError> {
         return Err(layers
             .refuse("HIVEMIND_TIMEOUT", &format!("is longer than HIVEMIND_MAX_TIMEOUT, {} s", max_timeout.as_secs())));
     }
-    Ok(SpecDefaults { timeout: timeout.unwrap_or(defaults.timeout.min(max_timeout)), max_timeout })
+    let limit = layers.read("HIVEMIND_FETCH_LIMIT", |text| size_in(text, 1 << 20, 1 << 40))?;
+    Ok(SpecDefaults {
+        timeout: timeout.unwrap_or(defaults.timeout.min(max_timeout)),
+        max_timeout,
+        max_fetch_bytes: limit.unwrap_or(defaults.max_fetch_bytes),
+    })
 }
 
 fn size_in(text: &str, min: u64, max: u64) -> Result<u64, String> {

@@ -9,12 +9,13 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::node::offer::Offer;
+use crate::sys::text::{from_hex, hex};
 
 use super::near;
 use super::value::{self, shown};
 
 /// The keys of a task file.
-pub const TASK_KEYS: [&str; 15] = [
+pub const TASK_KEYS: [&str; 19] = [
     "name",
     "image",
     "pull",
@@ -30,6 +31,10 @@ pub const TASK_KEYS: [&str; 15] = [
     "max_output",
     "owner",
     "files",
+    "archive",
+    "inputs_url",
+    "inputs_sha256",
+    "inputs_url_bytes",
 ];
 /// Largest task file; command and environment have at most 512 KiB.
 pub const MAX_TASK_FILE_BYTES: usize = 1 << 20;
@@ -65,6 +70,14 @@ pub struct TaskFile {
     pub max_output_bytes: Option<u64>,
     /// Id of the task's owner.
     pub owner: Option<String>,
+    /// A tar, tar.gz or zip file for the work folder; only in a file on its way to `submit`.
+    pub archive: Option<String>,
+    /// Where such an archive is, when it is elsewhere.
+    pub inputs_url: Option<String>,
+    /// SHA-256 of it.
+    pub inputs_sha256: Option<[u8; 32]>,
+    /// The most bytes that may come from there.
+    pub inputs_url_bytes: Option<u64>,
     /// What to put into the work folder; only in a file on its way to `submit`.
     pub files: Option<Files>,
 }
@@ -124,7 +137,7 @@ impl TaskFile {
         })
     }
 
-    /// The text that `parse` reads back to the same task, without `files`, whose content travels beside it.
+    /// The text that `parse` reads back to the same task, without `files` and `archive`, whose content travels beside it.
     pub fn to_json(&self) -> String {
         let mut map = Map::new();
         let mut put = |key: &str, value: Option<Value>| {
@@ -151,6 +164,9 @@ impl TaskFile {
         put("outputs", list(&self.outputs));
         put("max_output", self.max_output_bytes.map(Value::from));
         put("owner", text(&self.owner));
+        put("inputs_url", text(&self.inputs_url));
+        put("inputs_sha256", self.inputs_sha256.map(|sum| Value::from(hex(&sum))));
+        put("inputs_url_bytes", self.inputs_url_bytes.map(Value::from));
         Value::Object(map).to_string()
     }
 
@@ -174,6 +190,9 @@ impl TaskFile {
             priority: self.priority,
             outputs: self.outputs.clone(),
             max_output_bytes: amount(self.max_output_bytes),
+            inputs_url: self.inputs_url.clone().unwrap_or_default(),
+            inputs_sha256: self.inputs_sha256.map(Vec::from).unwrap_or_default(),
+            inputs_url_bytes: amount(self.inputs_url_bytes),
             ..Offer::default()
         }
     }
@@ -203,6 +222,13 @@ impl TaskFile {
             "outputs" => self.outputs = texts(value)?,
             "max_output" => self.max_output_bytes = Some(bytes(&value)?),
             "owner" => self.owner = Some(text(value)?),
+            "archive" => self.archive = Some(text(value)?),
+            "inputs_url" => self.inputs_url = Some(text(value)?),
+            "inputs_sha256" => {
+                let wrong = "must be a SHA-256 in hex, 64 digits, as sha256sum prints it";
+                self.inputs_sha256 = Some(from_hex(&text(value)?).ok_or(wrong)?);
+            }
+            "inputs_url_bytes" => self.inputs_url_bytes = Some(bytes(&value)?),
             "files" => {
                 self.files = Some(match value {
                     Value::String(folder) => Files::Folder(folder),
@@ -327,7 +353,9 @@ mod tests {
     fn reads_every_key_and_gives_it_back() {
         let text = r#"{"name": "n", "image": "python:3", "pull": "never", "command": ["python3", "-c", "x"],
             "env": {"A": "1", "B": ""}, "cpu": 1.5, "memory": "256MiB", "disk": 1000000, "timeout_s": 90,
-            "grace_s": 0.25, "priority": 7, "outputs": ["output/**"], "max_output": "1GB", "owner": "o"}"#;
+            "grace_s": 0.25, "priority": 7, "outputs": ["output/**"], "max_output": "1GB", "owner": "o",
+            "inputs_url": "https://h/x.zip", "inputs_url_bytes": "2MiB",
+            "inputs_sha256": "2C26B46B68FFC68FF99B453C1D30413413422D706483BFA0F98A5E886266E7AE"}"#;
         let task = TaskFile::parse(text).unwrap();
         assert_eq!(task.cpu_millis, Some(1_500));
         assert_eq!(task.memory_bytes, Some(256 << 20));
@@ -338,6 +366,8 @@ mod tests {
         let offer = task.to_offer();
         assert_eq!((offer.task.as_str(), offer.attempt, offer.cpu_millis), ("n", 1, 1_500));
         assert_eq!(offer.env, [("A".to_owned(), "1".to_owned()), ("B".to_owned(), String::new())]);
+        assert_eq!((offer.inputs_url.as_str(), offer.inputs_url_bytes), ("https://h/x.zip", 2 << 20));
+        assert_eq!((offer.inputs_sha256.len(), offer.inputs_sha256[0]), (32, 0x2c));
         assert_eq!((offer.grace_ms, offer.priority, offer.inputs.len()), (Some(250), Some(7), 0));
     }
 

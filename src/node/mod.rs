@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod action;
+pub mod guard;
 pub mod id;
 pub mod image;
 pub mod leftover;
@@ -13,3 +14,4 @@ pub mod reward;
 pub mod roster;
 pub mod snapshot;
 pub mod spec;
+pub mod url;

@@ -42,10 +42,14 @@ pub struct Offer {
     pub outputs: Vec<String>,
     /// Bytes of all collected files; 0 means the default.
     pub max_output_bytes: i64,
-    /// Uncompressed tar of the work folder's first content; may be empty.
+    /// Archive of the work folder's first content; may be empty.
     pub inputs: Vec<u8>,
-    /// SHA-256 of `inputs`, or empty.
+    /// SHA-256 of `inputs`, or of what is at the URL, or empty.
     pub inputs_sha256: Vec<u8>,
+    /// Where the archive is, in place of `inputs`; may be empty.
+    pub inputs_url: String,
+    /// The most bytes that may come from there; 0 means the node's maximum.
+    pub inputs_url_bytes: i64,
     /// SHA-256 of the assignment's exact bytes: two offers of one attempt must agree in it.
     pub digest: [u8; 32],
 }

@@ -9,6 +9,7 @@ use super::id::{AttemptKey, Id};
 use super::image::ImageRef;
 use super::offer::Offer;
 use super::resources::Resources;
+use super::url::Url;
 
 /// The image of a task that names none; it is built here and never pulled for lack of a newer one.
 pub const BASE_IMAGE: &str = "justin308/hivemind-worker:latest";
@@ -51,11 +52,13 @@ pub struct SpecDefaults {
     pub timeout: Duration,
     /// Longest running time that is taken.
     pub max_timeout: Duration,
+    /// Largest archive that is fetched from a URL.
+    pub max_fetch_bytes: u64,
 }
 
 impl Default for SpecDefaults {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(3_600), max_timeout: Duration::from_secs(86_400) }
+        Self { timeout: Duration::from_secs(3_600), max_timeout: Duration::from_secs(86_400), max_fetch_bytes: 1 << 30 }
     }
 }
 
@@ -87,6 +90,17 @@ pub enum AtLeaseEnd {
     Finish,
     /// Stop: the task must never run twice at a time.
     Stop,
+}
+
+/// An input archive that is elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteInputs {
+    /// Where it is.
+    pub url: Url,
+    /// SHA-256 of it.
+    pub sha256: [u8; 32],
+    /// The most that is fetched of it.
+    pub max_bytes: u64,
 }
 
 /// A checked task.
@@ -126,6 +140,9 @@ pub struct TaskSpec {
     pub max_output_bytes: u64,
     /// Bytes of the input archive, which the store keeps.
     pub inputs_bytes: u64,
+    /// The input archive where it is to be fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_inputs: Option<RemoteInputs>,
     /// SHA-256 of the assignment's exact bytes.
     pub digest: [u8; 32],
 }
@@ -179,6 +196,7 @@ impl TaskSpec {
             outputs: patterns(&offer.outputs)?,
             max_output_bytes: amount("max_output_bytes", offer.max_output_bytes, 1 << 30, 1..=MAX_BYTES)?,
             inputs_bytes: inputs(offer)?,
+            remote_inputs: remote_inputs(offer, defaults)?,
             digest: offer.digest,
         })
     }
@@ -372,4 +390,22 @@ fn inputs(offer: &Offer) -> Result<u64, FieldError> {
         return Err(refuse("inputs_sha256", format!("has {} bytes, must have 32 or none", offer.inputs_sha256.len())));
     }
     Ok(u64::try_from(len).unwrap_or(u64::MAX))
+}
+
+fn remote_inputs(offer: &Offer, defaults: &SpecDefaults) -> Result<Option<RemoteInputs>, FieldError> {
+    if offer.inputs_url.is_empty() {
+        return match offer.inputs_url_bytes {
+            0 => Ok(None),
+            _ => Err(refuse("inputs_url_bytes", "is set without inputs_url")),
+        };
+    }
+    if !offer.inputs.is_empty() {
+        return Err(refuse("inputs_url", "is set beside inputs: a task has one archive"));
+    }
+    let url = Url::parse(&offer.inputs_url).map_err(|reason| refuse("inputs_url", reason))?;
+    let sha256 = offer.inputs_sha256.as_slice().try_into();
+    let sha256 = sha256.map_err(|_| refuse("inputs_sha256", "is missing: with inputs_url it must be there"))?;
+    let most = defaults.max_fetch_bytes;
+    let max_bytes = amount("inputs_url_bytes", offer.inputs_url_bytes, most, 1..=most)?;
+    Ok(Some(RemoteInputs { url, sha256, max_bytes }))
 }

@@ -51,6 +51,8 @@ pub fn offer(assignment: schema::Assignment) -> Offer {
         max_output_bytes: assignment.max_output_bytes,
         inputs: assignment.inputs,
         inputs_sha256: assignment.inputs_sha256,
+        inputs_url: assignment.inputs_url,
+        inputs_url_bytes: assignment.inputs_url_bytes,
         digest: [0; 32],
     }
 }
@@ -72,7 +74,9 @@ pub fn decode_offer(bytes: &[u8]) -> Result<Offer, FieldError> {
         return Err(refuse("key", "is missing".to_owned()));
     }
     let mut offer = offer(assignment);
-    if offer.inputs_sha256.len() == 32 && digest(&SHA256, &offer.inputs).as_ref() != offer.inputs_sha256 {
+    // With a URL it is the digest of what is there.
+    let is_inline = offer.inputs_url.is_empty() || !offer.inputs.is_empty();
+    if is_inline && offer.inputs_sha256.len() == 32 && digest(&SHA256, &offer.inputs).as_ref() != offer.inputs_sha256 {
         return Err(refuse("inputs_sha256", "is not the digest of the inputs that came".to_owned()));
     }
     if let Ok(sum) = digest(&SHA256, bytes).as_ref().try_into() {

@@ -500,6 +500,10 @@ pub struct Assignment {
     pub inputs: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "19")]
     pub inputs_sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "22")]
+    pub inputs_url: ::prost::alloc::string::String,
+    #[prost(int64, tag = "23")]
+    pub inputs_url_bytes: i64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskResultRequest {

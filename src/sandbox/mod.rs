@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `naming`, `body` | names, labels and the create body: pure |
 //! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
+//! | `remote` | archives that are fetched first |
 //! | `task` | the thread of one attempt, and the order of its steps |
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
 //! | `bundle` | what is kept of an attempt that failed |
@@ -33,6 +34,7 @@ mod meter;
 mod naming;
 mod pattern;
 mod prepare;
+mod remote;
 mod run;
 mod settle;
 mod step;
@@ -44,5 +46,6 @@ mod verdict;
 pub use body::TASK_USER;
 pub use collector::{Ask, Collector, Parts as CollectorParts, asks};
 pub use engine::{EngineNews, EngineWatch, Hooks, can_hold};
+pub use inputs::{InputError, Starter, rewrite as rewrite_inputs};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
 pub use task::{Beginning, Context, TaskHandle, Teller, start};

@@ -27,6 +27,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 impl Task {
     /// Makes everything that the container needs, and the container. Whatever was there from an earlier try is used.
     pub fn prepare(&mut self) -> Step<CreateBody> {
+        self.fetch_inputs()?;
         let image = self.image()?;
         let digest = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone());
         self.mark(|marks| marks.image_digest = Some(digest));
@@ -172,7 +173,10 @@ impl Task {
             Err(PutError::Engine(error)) => Err(error),
         };
         match self.engine(job)? {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                self.forget_fetched();
+                Ok(())
+            }
             Ok(Err(error @ InputError::Refused(_))) => Err(Break::End(Outcome::Rejected, error.to_string())),
             Ok(Err(error)) => Err(Break::End(Outcome::NodeFault, error.to_string())),
             Err(error) => Err(fault(&error)),
@@ -207,13 +211,17 @@ fn stream_inputs(
     starter: Starter,
 ) -> Result<(), PutError> {
     let io_error = |error| PutError::Inputs(InputError::Io(error));
-    let inputs = store.read_inputs(&spec.key).map_err(io_error)?;
+    let inputs = match spec.remote_inputs {
+        None => store.read_inputs(&spec.key),
+        Some(_) => store.open_fetched(&spec.key),
+    };
+    let inputs = inputs.map_err(io_error)?;
     let (mut reader, writer) = io::pipe().map_err(io_error)?;
     let max_bytes = spec.disk_bytes;
     let rewriter = thread::Builder::new()
         .name("inputs".to_owned())
         .stack_size(256 << 10)
-        .spawn(move || inputs::rewrite(io::BufReader::new(inputs), io::BufWriter::new(writer), max_bytes, starter))
+        .spawn(move || inputs::rewrite(inputs, io::BufWriter::new(writer), max_bytes, starter))
         .map_err(io_error)?;
     let put = docker.put_archive(name, WORK_FOLDER, &mut reader, ARCHIVE_IDLE);
     drop(reader);

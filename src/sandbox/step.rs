@@ -72,15 +72,25 @@ impl Task {
         stop: &Stop,
         job: impl FnOnce(&Docker) -> T + Send + 'static,
     ) -> Step<T> {
+        let docker = self.context.docker.with_stop(stop);
+        self.help_unless(interruption, &|| stop.stop(), move || job(&docker))
+    }
+
+    /// Any job on a helper thread, ended early by what `interruption` finds: then `release` makes the job come back.
+    pub fn help_unless<T: Send + 'static>(
+        &self,
+        interruption: &dyn Fn() -> Option<Break>,
+        release: &dyn Fn(),
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Step<T> {
         if let Some(interruption) = interruption() {
             return Err(interruption);
         }
-        let docker = self.context.docker.with_stop(stop);
         let (sender, result) = bounded(1);
         let name = format!("call-{}", self.number);
         let helper = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
             // The task's thread waits for this, always.
-            let _ = sender.send(job(&docker));
+            let _ = sender.send(job());
         });
         if let Err(error) = helper {
             return Err(Break::End(Outcome::NodeFault, format!("can't start a thread: {error}")));
@@ -88,11 +98,11 @@ impl Task {
         loop {
             select! {
                 recv(result) -> result => {
-                    return result.map_err(|_| Break::End(Outcome::NodeFault, "a call to the engine broke off".to_owned()));
+                    return result.map_err(|_| Break::End(Outcome::NodeFault, "a helper thread broke off".to_owned()));
                 }
                 recv(self.wake) -> _ => {
                     if let Some(interruption) = interruption() {
-                        stop.stop();
+                        release();
                         // Released: it comes back at once, and nothing of it may run on behind the next step's back.
                         let _ = result.recv();
                         return Err(interruption);

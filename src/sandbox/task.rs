@@ -15,6 +15,7 @@ use super::naming::{Identity, LABEL_KEY};
 use super::run::Run;
 use super::step::{Break, Step};
 use crate::docker::Docker;
+use crate::fetch::Fetcher;
 use crate::node::account::{AppliedLimits, Evidence, UsageFigures};
 use crate::node::order::{Desired, Marks, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, Usage};
@@ -31,6 +32,8 @@ pub struct Context {
     pub docker: Docker,
     /// The same engine with short deadlines, for calls between two looks.
     pub quick_docker: Docker,
+    /// For input archives that are elsewhere.
+    pub fetcher: Fetcher,
     /// Where output goes.
     pub store: Store,
     /// Whose things are ours.
@@ -164,6 +167,7 @@ impl Task {
         let report = match self.perform(beginning) {
             Ok(report) => report,
             Err(Break::End(outcome, reason)) => {
+                self.forget_fetched();
                 let mut report = FinalReport::without_run(outcome, reason);
                 report.image_digest = self.marks.image_digest.clone().unwrap_or_default();
                 report.streams = self.context.store.outbox().stream_ends(&self.spec.key);

@@ -1,4 +1,5 @@
-//! A submission's archive: `task.json` and what lies below `workspace/`, repacked into the inputs of an assignment.
+//! A submission's archive: `task.json` and what lies below `workspace/`, repacked into the inputs of an assignment; or in
+//! place of `workspace/` one archive, `inputs`, which is the node's to look into.
 //!
 //! Only regular files and folders are taken, with plain names, sanitised modes and the task user's numbers, so that a
 //! node needn't wonder. Everything is bounded while it is read: the archive is not to be trusted in its sizes.
@@ -19,6 +20,7 @@ pub const MAX_NAME_BYTES: usize = 1_024;
 pub const TASK_UID: u64 = 1_000;
 
 const TASK_FILE: &str = "task.json";
+const WHOLE: &str = "inputs";
 const WORKSPACE: &str = "workspace";
 
 /// What a submission says and brings.
@@ -26,7 +28,7 @@ const WORKSPACE: &str = "workspace";
 pub struct Submission {
     /// Text of `task.json`.
     pub task: String,
-    /// Uncompressed tar for the work folder; empty when there is nothing to put into it.
+    /// Archive for the work folder; empty when there is nothing to put into it.
     pub inputs: Vec<u8>,
 }
 
@@ -77,11 +79,12 @@ struct Inputs {
     builder: Builder<Vec<u8>>,
     folders: BTreeSet<String>,
     files: BTreeSet<String>,
+    whole: Option<Vec<u8>>,
 }
 
 impl Default for Inputs {
     fn default() -> Self {
-        Self { builder: Builder::new(Vec::new()), folders: BTreeSet::new(), files: BTreeSet::new() }
+        Self { builder: Builder::new(Vec::new()), folders: BTreeSet::new(), files: BTreeSet::new(), whole: None }
     }
 }
 
@@ -89,6 +92,14 @@ impl Inputs {
     fn add(&mut self, entry: Entry<'_, impl Read>) -> Result<(), ArchiveError> {
         let bytes = entry.path_bytes().into_owned();
         let full = String::from_utf8_lossy(&bytes).into_owned();
+        let is_whole = full == WHOLE && entry.header().entry_type() == EntryType::Regular;
+        if self.whole.is_some() || (is_whole && !(self.files.is_empty() && self.folders.is_empty())) {
+            return Err(wrong(&full, format!("stands beside {WHOLE}: there can be one archive or single files")));
+        }
+        if is_whole {
+            self.whole = Some(self.content(&full, entry)?);
+            return Ok(());
+        }
         let name = check_name(&bytes).map_err(|reason| wrong(&full, reason))?;
         let kind = entry.header().entry_type();
         match kind {
@@ -117,25 +128,29 @@ impl Inputs {
         self.append(full, &mut header, &format!("{name}/"), io::empty())
     }
 
-    fn add_file(&mut self, full: &str, name: &str, mut entry: Entry<'_, impl Read>) -> Result<(), ArchiveError> {
+    fn add_file(&mut self, full: &str, name: &str, entry: Entry<'_, impl Read>) -> Result<(), ArchiveError> {
         if self.folders.contains(name) || !self.files.insert(name.to_owned()) {
             return Err(wrong(full, "is there twice"));
         }
         if let Some((parent, _)) = name.rsplit_once('/') {
             self.add_folder(full, parent)?;
         }
+        let is_executable = entry.header().mode().is_ok_and(|mode| mode & 0o111 != 0);
+        let mut header = header(EntryType::Regular, if is_executable { 0o755 } else { 0o644 }, entry.size());
+        header.set_mtime(entry.header().mtime().unwrap_or(0));
+        let content = self.content(full, entry)?;
+        self.append(full, &mut header, name, content.as_slice())
+    }
+
+    fn content(&self, full: &str, mut entry: Entry<'_, impl Read>) -> Result<Vec<u8>, ArchiveError> {
         let size = entry.size();
         self.count(full, size)?;
-        let is_executable = entry.header().mode().is_ok_and(|mode| mode & 0o111 != 0);
-        let mut header = header(EntryType::Regular, if is_executable { 0o755 } else { 0o644 }, size);
-        header.set_mtime(entry.header().mtime().unwrap_or(0));
         let mut content = Vec::new();
         match entry.by_ref().take(size).read_to_end(&mut content) {
-            Ok(read) if read as u64 == size => {}
-            Ok(_) => return Err(wrong(full, "is cut short")),
-            Err(error) => return Err(wrong(full, format!("can't be read: {error}"))),
+            Ok(read) if read as u64 == size => Ok(content),
+            Ok(_) => Err(wrong(full, "is cut short")),
+            Err(error) => Err(wrong(full, format!("can't be read: {error}"))),
         }
-        self.append(full, &mut header, name, content.as_slice())
     }
 
     fn append(&mut self, full: &str, header: &mut Header, name: &str, content: impl Read) -> Result<(), ArchiveError> {
@@ -155,6 +170,9 @@ impl Inputs {
     }
 
     fn finish(self) -> Result<Vec<u8>, ArchiveError> {
+        if let Some(whole) = self.whole {
+            return Ok(whole);
+        }
         if self.files.is_empty() && self.folders.is_empty() {
             return Ok(Vec::new());
         }
@@ -271,6 +289,17 @@ mod tests {
         let expected = [("a/", 0o755, 0), ("a/b/", 0o755, 0), ("a/b/run.sh", 0o755, 4), ("main.py", 0o644, 7)];
         let expected = expected.map(|(name, mode, size)| (name.to_owned(), mode, TASK_UID, size));
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn one_archive_goes_to_the_node_as_it_is() {
+        let whole: (EntryType, &[u8], u32, &[u8]) = (EntryType::Regular, b"inputs", 0o644, b"PK");
+        let file: (EntryType, &[u8], u32, &[u8]) = (EntryType::Regular, b"workspace/f", 0o644, b"x");
+        assert_eq!(read(&mut pack(&[TASK, whole]).as_slice()).unwrap().inputs, b"PK");
+        for both in [[TASK, whole, file], [TASK, file, whole], [TASK, whole, whole]] {
+            let error = read(&mut pack(&both).as_slice()).unwrap_err();
+            assert!(error.message.contains("one archive or single files"), "{error:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::node::id::{AttemptKey, Id};
 use crate::node::offer::Offer;
 use crate::node::record::{EventKind, FIRST_OUTPUT, FinalReport, Outcome, Phase, STDERR, STDOUT, StreamEnd};
 use crate::node::resources::Resources;
-use crate::node::spec::{SpecDefaults, TaskSpec};
+use crate::node::spec::{MAX_BYTES, SpecDefaults, TaskSpec};
 use crate::rpc::schema::Assignment;
 
 /// Notes of an attempt that are kept in memory for its reader; all of them are in its record.
@@ -94,7 +94,8 @@ impl Wants {
     /// Of an assignment that passes the check; another one takes a slot and is left to the node to judge.
     pub fn of(offer: &Offer) -> Self {
         // Whatever running time the desk has let pass.
-        let defaults = SpecDefaults { max_timeout: Duration::MAX, ..SpecDefaults::default() };
+        let defaults =
+            SpecDefaults { max_timeout: Duration::MAX, max_fetch_bytes: MAX_BYTES, ..SpecDefaults::default() };
         match TaskSpec::check(offer, &defaults) {
             Ok(spec) => Self { needs: spec.needs(), priority: spec.priority, max_output_bytes: spec.max_output_bytes },
             Err(_) => Self { needs: Resources { slots: 1, ..Resources::default() }, priority: 50, max_output_bytes: 0 },

@@ -69,6 +69,8 @@ pub fn assignment(offer: Offer) -> schema::Assignment {
         max_output_bytes: offer.max_output_bytes,
         inputs: offer.inputs,
         inputs_sha256: offer.inputs_sha256,
+        inputs_url: offer.inputs_url,
+        inputs_url_bytes: offer.inputs_url_bytes,
     }
 }
 

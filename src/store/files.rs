@@ -51,6 +51,11 @@ pub(super) fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).read(true).create(true).mode(FILE_MODE).open(path)
 }
 
+/// A private file, made if it is absent, open for reading and writing anywhere in it.
+pub(super) fn open_rewritable(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)
+}
+
 /// Makes the entries of a folder survive a power loss.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

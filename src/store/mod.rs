@@ -298,6 +298,23 @@ impl Store {
         self.0.outbox.spool().read_inputs(key)
     }
 
+    /// The file that an attempt's input archive is fetched into. It goes with the attempt, or by
+    /// [`Self::remove_fetched`]; what it has after a crash is not to be trusted unchecked.
+    ///
+    /// # Errors
+    /// The attempt is not here, or the disk is at fault.
+    pub fn open_fetched(&self, key: &AttemptKey) -> io::Result<File> {
+        self.0.outbox.spool().open_fetched(key)
+    }
+
+    /// Gives back the room of what was fetched.
+    ///
+    /// # Errors
+    /// The disk is at fault.
+    pub fn remove_fetched(&self, key: &AttemptKey) -> io::Result<()> {
+        self.0.outbox.spool().remove_fetched(key)
+    }
+
     /// How the attempt ended, if it is over and delivered.
     pub fn is_over(&self, key: &AttemptKey) -> Option<Outcome> {
         self.tombstone(key).map(|(outcome, _)| outcome)

@@ -3,6 +3,7 @@
 //! ```text
 //! spool/<stem>/manifest.json                     the task, written and synced before the duty's row
 //! spool/<stem>/inputs.tar                        its input archive, likewise
+//! spool/<stem>/inputs.fetched                    its input archive where it was to be fetched, not synced
 //! spool/<stem>/events.log                        copy of the events, appended after their commit; its being there
 //!                                                says that the duty was committed
 //! spool/<stem>/<stream>-<epoch>-<offset>.seg     bytes of a stream from this offset on; the one being written has a
@@ -28,6 +29,7 @@ use crate::sys::text::hex;
 
 const MANIFEST: &str = "manifest.json";
 const INPUTS: &str = "inputs.tar";
+const FETCHED: &str = "inputs.fetched";
 const EVENTS: &str = "events.log";
 const MANIFEST_VERSION: u64 = 1;
 /// A task's words have at most 512 KiB, which JSON may lengthen sixfold.
@@ -143,6 +145,16 @@ impl Spool {
     /// The input archive.
     pub(super) fn read_inputs(&self, key: &AttemptKey) -> io::Result<File> {
         File::open(self.folder(key).join(INPUTS))
+    }
+
+    /// The file that an input archive is fetched into, to read and write; it may have something of an earlier life.
+    pub(super) fn open_fetched(&self, key: &AttemptKey) -> io::Result<File> {
+        files::open_rewritable(&self.folder(key).join(FETCHED))
+    }
+
+    /// Gives back the room of what was fetched.
+    pub(super) fn remove_fetched(&self, key: &AttemptKey) -> io::Result<()> {
+        files::remove_if_there(&self.folder(key).join(FETCHED))
     }
 
     /// Says that the duty is committed.

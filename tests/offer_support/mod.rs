@@ -41,6 +41,8 @@ pub fn good() -> Assignment {
         max_output_bytes: 1 << 20,
         inputs: Vec::new(),
         inputs_sha256: Vec::new(),
+        inputs_url: String::new(),
+        inputs_url_bytes: 0,
     }
 }
 
@@ -125,11 +127,12 @@ pub fn number_field(number: u64, value: u64) -> Vec<u8> {
 }
 
 #[rustfmt::skip]
-pub const FIELDS: [(u64, &str, u64); 19] = [
+pub const FIELDS: [(u64, &str, u64); 21] = [
     (1, "key", 2), (2, "owner_id", 2), (3, "image", 2), (4, "pull", 2), (5, "command", 2), (6, "env", 2),
     (7, "cpu_millis", 0), (8, "memory_bytes", 0), (9, "disk_bytes", 0), (10, "gpus", 0), (11, "timeout_ms", 0),
     (12, "grace_ms", 0), (13, "priority", 0), (14, "network", 2), (15, "at_lease_end", 2), (16, "outputs", 2),
-    (17, "max_output_bytes", 0), (18, "inputs", 2), (19, "inputs_sha256", 2),
+    (17, "max_output_bytes", 0), (18, "inputs", 2), (19, "inputs_sha256", 2), (22, "inputs_url", 2),
+    (23, "inputs_url_bytes", 0),
 ];
 
 /// What everything behind the edge relies on.
@@ -152,5 +155,6 @@ pub fn check_ranges(spec: &TaskSpec) {
     assert!(spec.command.first().is_none_or(|program| !program.is_empty()), "{spec:?}");
     assert!(spec.env.iter().all(|(name, _)| !name.is_empty() && !name.contains('=') && name != "TASK_ID"), "{spec:?}");
     let is_below = |p: &String| !p.is_empty() && !p.starts_with('/') && p.split('/').all(|part| part != "..");
+    assert!(spec.remote_inputs.as_ref().is_none_or(|remote| (1..=1 << 30).contains(&remote.max_bytes)), "{spec:?}");
     assert!(spec.outputs.iter().all(is_below) && spec.inputs_bytes <= 30 << 20, "{spec:?}");
 }
