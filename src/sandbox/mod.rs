@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `naming`, `body` | names, labels and the create body: pure |
 //! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
+//! | `image` | what of an image has a say: pure |
+//! | `readback`, `inside`, `mounts` | whether a started container is what was asked for: by the engine's word and the kernel's |
 //! | `task` | the thread of one attempt, and the order of its steps |
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
 //! | `stop` | ending and freezing a running container |
@@ -24,11 +26,17 @@ mod engine;
 mod finish;
 mod gap;
 mod gauge;
+mod image;
 mod inputs;
+mod inside;
+#[cfg(test)]
+mod inside_tests;
 mod meter;
+mod mounts;
 mod naming;
 mod pattern;
 mod prepare;
+mod readback;
 mod run;
 mod step;
 mod stop;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crossbeam_channel::{after, never, select};
 
-use super::body::check_read_back;
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
 use super::disk::{self, DiskWatch};
 use super::gauge::Gauge;
+use super::readback::check_read_back;
 use super::step::{Break, Step, fault};
 use super::stop::Stopping;
 use super::task::{Ended, Task};
@@ -206,9 +206,13 @@ impl Task {
         let name = self.name.clone();
         let found = self.engine_patiently(move |docker| docker.inspect_container(&name))?;
         let found = found.map_err(|error| fault(&error))?;
-        match check_read_back(&body.host_config, &found.host_config) {
+        match check_read_back(body, &found).and_then(|()| self.look_inside(&found, body)) {
             Ok(()) => Ok(found),
-            Err(what) => Err(Break::End(Outcome::NodeFault, what)),
+            Err(what) => {
+                // At once: until it is removed, its report has to be stored.
+                let _ = self.context.quick_docker.kill_container(&self.name, "SIGKILL");
+                Err(Break::End(Outcome::NodeFault, what))
+            }
         }
     }
 
