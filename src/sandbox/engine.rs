@@ -179,6 +179,10 @@ pub fn can_hold(facts: &EngineFacts) -> Result<(), String> {
     if !facts.pids_limit {
         return lacks("processes", "the kernel needs the pids cgroup");
     }
+    let seccomp = facts.security_options.iter().find(|option| option.split(',').any(|part| part == "name=seccomp"));
+    if seccomp.is_none_or(|option| option.contains("profile=unconfined")) {
+        return lacks("system calls", "the kernel needs CONFIG_SECCOMP_FILTER, the engine its default seccomp profile");
+    }
     Ok(())
 }
 
@@ -209,9 +213,20 @@ mod tests {
             memory_limit: true,
             cpu_quota: true,
             pids_limit: true,
+            security_options: vec!["name=apparmor".to_owned(), "name=seccomp,profile=default".to_owned()],
             ..EngineFacts::default()
         };
         assert_eq!(can_hold(&good), Ok(()));
+        for options in [vec![], vec!["name=apparmor".to_owned()], vec!["name=seccomp,profile=unconfined".to_owned()]] {
+            let open = EngineFacts { security_options: options, ..good.clone() };
+            assert!(can_hold(&open).unwrap_err().contains("system calls"));
+        }
+        for (what, lacking) in [
+            ("CPU time", EngineFacts { cpu_quota: false, ..good.clone() }),
+            ("processes", EngineFacts { pids_limit: false, ..good.clone() }),
+        ] {
+            assert!(can_hold(&lacking).unwrap_err().contains(what));
+        }
         let without_memory = EngineFacts { memory_limit: false, ..good.clone() };
         assert!(can_hold(&without_memory).unwrap_err().contains("cgroup_enable=memory"));
         assert!(can_hold(&EngineFacts { os: "windows".to_owned(), ..good }).unwrap_err().contains("Linux containers"));
