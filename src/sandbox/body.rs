@@ -115,9 +115,9 @@ fn host_config(spec: &TaskSpec, volume: &str, scratch: &[String]) -> HostConfig 
         readonly_rootfs: true,
         tmpfs: scratch
             .iter()
-            .map(String::as_str)
-            .chain(["/tmp"])
-            .map(|path| (path.to_owned(), memory.clone()))
+            // A runtime may keep the mode of the image's folder, so its owner counts.
+            .map(|path| (path.clone(), format!("{memory},uid={TASK_USER},gid={TASK_USER}")))
+            .chain([("/tmp".to_owned(), memory.clone())])
             .collect(),
         mounts: vec![mount],
         ulimits: vec![ulimit("nofile", MAX_OPEN_FILES), ulimit("core", 0), ulimit("fsize", signed(spec.disk_bytes))],

@@ -19,9 +19,11 @@ use crate::docker::{ContainerInspect, CreateBody, HostConfig};
 
 /// Between the engine's start and the program's first instruction its process is still the engine's: it gives its rights
 /// away as the last thing. That long it is looked at again.
-const MAX_LOOKS: u32 = 20;
-/// Between two looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const MAX_LOOKS: u32 = 14;
+/// Before the second look. Each further pause is twice as long ...
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// ... up to this one: half a second in all.
+const MAX_PAUSE: Duration = Duration::from_millis(64);
 /// What the kernel rounds limits down to: the largest page.
 const MAX_PAGE_BYTES: i64 = 64 << 10;
 /// Interfaces that a kernel with these modules puts into every name space. They are down and have no address, and a task
@@ -44,7 +46,7 @@ pub struct View {
     pub interfaces: Option<String>,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: Option<String>,
-    /// For each name space that it shares with the worker.
+    /// Name spaces that it shares with the worker, or with the engine's process above it.
     pub shared_namespaces: Option<Vec<&'static str>>,
     /// By the names of cgroup v2.
     pub cgroup: Option<Cgroup>,
@@ -75,7 +77,7 @@ impl Task {
     /// What is not as asked for.
     pub fn look_inside(&self, found: &ContainerInspect, asked: &CreateBody) -> Result<(), String> {
         let begin = Instant::now();
-        let mut looks = 1;
+        let (mut looks, mut pause) = (1, FIRST_PAUSE);
         let view = loop {
             let view = View::read(found.state.pid, &found.id, Path::new("/proc"), Path::new("/sys/fs/cgroup"));
             match view.check(asked) {
@@ -84,7 +86,8 @@ impl Task {
                 Err(_) => looks += 1,
             }
             // Any wish can wait for this long.
-            let _ = self.wake.recv_timeout(LOOK_AGAIN);
+            let _ = self.wake.recv_timeout(pause);
+            pause = (pause * 2).min(MAX_PAUSE);
         };
         debug!("looked into {} within {:?}, {looks} times", self.name, begin.elapsed());
         self.say_unknown(&view);
@@ -118,7 +121,7 @@ impl View {
             mounts: read("mountinfo"),
             interfaces: read("net/dev"),
             oom_score_adj: read("oom_score_adj"),
-            shared_namespaces: shared_namespaces(&folder, proc),
+            shared_namespaces: read("status").and_then(|status| shared_namespaces(&folder, proc, &status)),
             cgroup: Cgroup::read(&own, id, cgroups),
             status: read("status"),
         };
@@ -244,12 +247,15 @@ fn check_interfaces(interfaces: &str, asked: &HostConfig) -> Result<(), String> 
     }
 }
 
-/// `None` where links of name spaces can't be read.
-fn shared_namespaces(folder: &Path, proc: &Path) -> Option<Vec<&'static str>> {
+/// `None` where links of name spaces can't be read. The engine may have others than the worker, and its process above the
+/// container is in them.
+fn shared_namespaces(folder: &Path, proc: &Path, status: &str) -> Option<Vec<&'static str>> {
+    let parent = proc.join(word(status, "PPid:")?);
     let mut shared = Vec::new();
     for name in ["cgroup", "ipc", "mnt", "net", "pid", "uts"] {
-        let own = fs::read_link(proc.join("self/ns").join(name)).ok()?;
-        if fs::read_link(folder.join("ns").join(name)).ok()? == own {
+        let of = |process: &Path| fs::read_link(process.join("ns").join(name)).ok();
+        let (theirs, ours) = (of(folder)?, of(&proc.join("self"))?);
+        if theirs == ours || Some(theirs) == of(&parent) {
             shared.push(name);
         }
     }

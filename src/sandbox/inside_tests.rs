@@ -15,7 +15,7 @@ use crate::node::spec::{SpecDefaults, TaskSpec};
 const ID: &str = "3097ef0bd0bb5569";
 
 /// Of Engine 20.10.24 with runc 1.1.5 on Linux 6.18, without the lines that say nothing here.
-const STATUS: &str = "Name:\tdocker-init\nState:\tS (sleeping)\nPid:\t2619\nUid:\t1000\t1000\t1000\t1000\n\
+const STATUS: &str = "Name:\tdocker-init\nState:\tS (sleeping)\nPid:\t2619\nPPid:\t2598\nUid:\t1000\t1000\t1000\t1000\n\
     Gid:\t1000\t1000\t1000\t1000\nGroups:\t1000 \nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\n\
     CapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n\
     Seccomp_filters:\t1\n";
@@ -72,6 +72,7 @@ impl Machine {
         machine.write("proc/2619/gid_map", "         0          0 4294967295\n");
         for (name, number) in ["cgroup", "ipc", "mnt", "net", "pid", "uts"].into_iter().zip(1..) {
             machine.link(&format!("proc/self/ns/{name}"), &format!("{name}:[{number}]"));
+            machine.link(&format!("proc/2598/ns/{name}"), &format!("{name}:[{number}0]"));
             machine.link(&format!("proc/2619/ns/{name}"), &format!("{name}:[{number}00]"));
         }
         machine
@@ -222,12 +223,12 @@ fn says_which_line_of_the_kernel_is_not_as_asked_for() {
         assert!(found.contains(said), "{file}: {from:?} as {to:?}: {found}");
     }
     for name in ["cgroup", "ipc", "mnt", "net", "pid", "uts"] {
-        machine.link(
-            &format!("proc/2619/ns/{name}"),
-            &fs::read_link(machine.dir.join("proc/self/ns").join(name)).unwrap().display().to_string(),
-        );
-        let found = machine.view().check(&asked()).unwrap_err();
-        assert!(found.contains("name space") && found.ends_with(name), "{found}");
+        for other in ["self", "2598"] {
+            let theirs = fs::read_link(machine.dir.join(format!("proc/{other}/ns/{name}"))).unwrap();
+            machine.link(&format!("proc/2619/ns/{name}"), &theirs.display().to_string());
+            let found = machine.view().check(&asked()).unwrap_err();
+            assert!(found.contains("name space") && found.ends_with(name), "{found}");
+        }
         machine.link(&format!("proc/2619/ns/{name}"), "another");
     }
     assert_eq!(machine.view().check(&asked()), Ok(()), "all is as before");
