@@ -170,6 +170,9 @@ pub fn can_hold(facts: &EngineFacts) -> Result<(), String> {
     if facts.os != "linux" {
         return Err(format!("the engine runs {} containers; switch it to Linux containers", facts.os));
     }
+    if facts.rootless && facts.cgroup_driver == "none" {
+        return lacks("anything", "without root it needs cgroup v2, delegated to its user by systemd");
+    }
     if !facts.memory_limit {
         return lacks("memory", "enable the memory cgroup (on a Raspberry Pi: cgroup_enable=memory in cmdline.txt)");
     }
@@ -217,6 +220,9 @@ mod tests {
             ..EngineFacts::default()
         };
         assert_eq!(can_hold(&good), Ok(()));
+        // As Engine 20.10.24 without root says on cgroup v1.
+        let bare = EngineFacts { rootless: true, cgroup_driver: "none".to_owned(), ..good.clone() };
+        assert!(can_hold(&EngineFacts { memory_limit: false, ..bare }).unwrap_err().contains("cgroup v2"));
         for options in [vec![], vec!["name=apparmor".to_owned()], vec!["name=seccomp,profile=unconfined".to_owned()]] {
             let open = EngineFacts { security_options: options, ..good.clone() };
             assert!(can_hold(&open).unwrap_err().contains("system calls"));
