@@ -14,6 +14,7 @@
 //! | `adopt`, `gap` | taking over after a restart, and the output of the time between |
 //! | `disk` | the watch over a task's work folder |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
+//! | `oom` | what the kernel says of memory, where the engine has missed it |
 //! | `verdict` | from the engine's words to an outcome: pure |
 //! | `engine` | the engine as a whole, its events, what is left over |
 
@@ -34,6 +35,7 @@ mod inside_tests;
 mod meter;
 mod mounts;
 mod naming;
+mod oom;
 mod pattern;
 mod prepare;
 mod readback;

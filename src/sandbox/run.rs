@@ -7,6 +7,7 @@ use crossbeam_channel::{after, never, select};
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
 use super::disk::{self, DiskWatch};
 use super::gauge::Gauge;
+use super::oom;
 use super::readback::check_read_back;
 use super::step::{Break, Step, fault};
 use super::stop::Stopping;
@@ -411,9 +412,13 @@ impl Task {
             tail: run.tail.clone(),
             has_container: false,
         };
-        let Sight::Ended(found) = end else { return ended };
+        let Sight::Ended(mut found) = end else { return ended };
         if self.is_being_removed(&run.circumstances, &found) {
             return ended;
+        }
+        let may_have_lacked = found.state.exit_code != 0 || ended.usage.peak_memory_bytes > self.spec.memory_bytes / 2;
+        if !found.state.oom_killed && may_have_lacked {
+            found.state.oom_killed = oom::is_in_kernel_log(&found.id);
         }
         let (outcome, reason) = judge(&found.state, &run.circumstances);
         let told = parse_time(&found.state.finished_at).zip(parse_time(&found.state.started_at));
@@ -432,7 +437,7 @@ impl Task {
         for _ in 0..REMOVAL_LOOKS {
             match self.context.quick_docker.inspect_container(&self.name) {
                 Err(error) if error.is_not_found() => return true,
-                Ok(found) if found.state.status == "removing" => return true,
+                Ok(later) if later.state.status == "removing" => return true,
                 _ => {}
             }
             // Any wish can wait for this long.

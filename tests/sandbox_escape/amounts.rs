@@ -58,6 +58,21 @@ fn memory_ends_at_its_limit_whoever_takes_it() {
 }
 
 #[test]
+fn each_of_many_tasks_without_memory_is_told_so() {
+    // The engine hears of the end and of its reason on two ways, and on a busy machine the end may come first.
+    let yard = Yard::open("escape-many-oom");
+    let names: Vec<String> = (0..32).map(|i| format!("memory{i}")).collect();
+    for name in &names {
+        yard.scene.submit(Offer { memory_bytes: 64 * MIB, ..python(name, "b'x' * (300 << 20)") });
+    }
+    for name in &names {
+        let report = yard.scene.until_complete(name);
+        assert_eq!(how(&report), (Outcome::OutOfMemory, Some(137)), "{name}: {report:?}");
+    }
+    yard.unharmed();
+}
+
+#[test]
 fn a_hundred_thousand_files_cost_the_worker_nothing() {
     let yard = Yard::open("escape-files");
     let program =
