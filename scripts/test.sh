@@ -69,7 +69,7 @@ part_simulation() {
 # The fault matrix with its long campaigns.
 part_faults() { bash scripts/faults.sh --full; }
 
-# The escape suite with a flood of 10 GB, not of one, and with 200 mixed tasks, not 24: twenty minutes.
+# The escape suite with a flood of 10 GB, not of one GiB, and with 200 mixed tasks, not 24: five minutes on two cores.
 part_escape() {
     need_command jq jq
     need_command busybox busybox-static
