@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$ROOT"
 
 # The long parts: each name is a function part_NAME below.
-PARTS=(demo store soak simulation faults)
+PARTS=(demo store soak simulation faults escape)
 
 DONE=()
 FAILED=()
@@ -68,6 +68,17 @@ part_simulation() {
 
 # The fault matrix with its long campaigns.
 part_faults() { bash scripts/faults.sh --full; }
+
+# The escape suite with a flood of 10 GB, not of one GiB, and with 200 mixed tasks, not 24: five minutes on two cores.
+part_escape() {
+    need_command jq jq
+    need_command busybox busybox-static
+    ensure_engine
+    bash scripts/build-image.sh
+    ensure_cargo build
+    HM_ESCAPE_OUTPUT_BYTES=${HM_ESCAPE_OUTPUT_BYTES:-10000000000} HM_MIXED_TASKS=${HM_MIXED_TASKS:-200} \
+        cargo test --locked --test sandbox_escape -- --nocapture
+}
 
 run_parts() {
     local name

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use super::model::or_default;
 
 /// What a container is made of (`POST /containers/create`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -167,8 +169,8 @@ pub struct VolumeOptions {
 }
 
 /// A limit of each process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 pub struct Ulimit {
     /// Such as `nofile`, `core`, `fsize`.
     pub name: String,
@@ -179,19 +181,20 @@ pub struct Ulimit {
 }
 
 /// The engine's own log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 pub struct LogConfig {
     /// Driver, such as `json-file`, `local`, `none`.
     #[serde(rename = "Type")]
     pub driver: String,
     /// Options, such as `max-size`.
+    #[serde(deserialize_with = "or_default")]
     pub config: BTreeMap<String, String>,
 }
 
 /// Whether the engine starts a container again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 pub struct RestartPolicy {
     /// `no`, the default.
     pub name: String,
@@ -204,19 +207,21 @@ impl Default for RestartPolicy {
 }
 
 /// GPUs for a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 pub struct DeviceRequest {
     /// Empty: by the capabilities.
     pub driver: String,
     /// 0 where ids are given.
     pub count: i32,
     /// UUIDs.
-    #[serde(rename = "DeviceIDs")]
+    #[serde(rename = "DeviceIDs", deserialize_with = "or_default")]
     pub device_ids: Vec<String>,
     /// Any of these lists, each of which is needed whole; `[["gpu"]]`.
+    #[serde(deserialize_with = "or_default")]
     pub capabilities: Vec<Vec<String>>,
     /// For the driver.
+    #[serde(deserialize_with = "or_default")]
     pub options: BTreeMap<String, String>,
 }
 
@@ -284,7 +289,7 @@ pub struct IpamCreate {
 }
 
 /// A subnet of a network.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct IpamConfig {
     /// Such as `10.99.0.0/28`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
-use super::create::IpamConfig;
+use super::create::{DeviceRequest, IpamConfig, LogConfig, RestartPolicy, Ulimit};
 
 /// The engine writes null for empty lists and maps.
 pub(super) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(value: D) -> Result<T, D::Error> {
@@ -44,6 +44,19 @@ pub struct ContainerInspect {
     /// What is mounted.
     #[serde(deserialize_with = "or_default")]
     pub mounts: Vec<MountPoint>,
+    /// Names of the networks that it is on.
+    #[serde(rename = "NetworkSettings", deserialize_with = "network_names")]
+    pub networks: Vec<String>,
+}
+
+fn network_names<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "PascalCase", default)]
+    struct Settings {
+        #[serde(deserialize_with = "or_default")]
+        networks: BTreeMap<String, serde::de::IgnoredAny>,
+    }
+    or_default::<D, Settings>(value).map(|settings| settings.networks.into_keys().collect())
 }
 
 fn without_slash<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
@@ -84,9 +97,37 @@ pub struct ContainerConfig {
     pub image: String,
     /// User.
     pub user: String,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Host name inside.
+    pub hostname: String,
+    /// Working folder.
+    pub working_dir: String,
+    /// Entry point.
+    #[serde(deserialize_with = "or_default")]
+    pub entrypoint: Vec<String>,
+    /// Command.
+    #[serde(deserialize_with = "or_default")]
+    pub cmd: Vec<String>,
+    /// Environment, that of the image included.
+    #[serde(deserialize_with = "or_default")]
+    pub env: Vec<String>,
+    /// Health check.
+    #[serde(rename = "Healthcheck", deserialize_with = "health_test")]
+    pub health_test: Vec<String>,
     /// Labels, those of the image included.
     #[serde(deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
+}
+
+fn health_test<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "PascalCase", default)]
+    struct Check {
+        #[serde(deserialize_with = "or_default")]
+        test: Vec<String>,
+    }
+    or_default::<D, Check>(value).map(|check| check.test)
 }
 
 /// The limits that the engine put down.
@@ -117,10 +158,72 @@ pub struct HostConfigReadBack {
     pub security_opt: Vec<String>,
     /// Network.
     pub network_mode: String,
+    /// Name servers.
+    #[serde(deserialize_with = "or_default")]
+    pub dns: Vec<String>,
+    /// Ports of the machine that lead into it.
+    #[serde(deserialize_with = "or_default")]
+    pub port_bindings: BTreeMap<String, serde_json::Value>,
+    /// Whether each port of the image gets one.
+    pub publish_all_ports: bool,
     /// Must be false.
     pub privileged: bool,
     /// Namespace of cgroups.
     pub cgroupns_mode: String,
+    /// Namespace of processes; empty: own.
+    pub pid_mode: String,
+    /// Namespace of shared memory.
+    pub ipc_mode: String,
+    /// Namespace of the host name; empty: own.
+    #[serde(rename = "UTSMode")]
+    pub uts_mode: String,
+    /// Namespace of users; empty: the engine's.
+    pub userns_mode: String,
+    /// Path to mount options.
+    #[serde(deserialize_with = "or_default")]
+    pub tmpfs: BTreeMap<String, String>,
+    /// Limits of each process, in the engine's order.
+    #[serde(deserialize_with = "or_default")]
+    pub ulimits: Vec<Ulimit>,
+    /// The engine's own log of the output.
+    pub log_config: LogConfig,
+    /// Whether the engine starts it again.
+    pub restart_policy: RestartPolicy,
+    /// Whether the engine removes it at its end.
+    pub auto_remove: bool,
+    /// Added to the kernel's score when memory is short.
+    pub oom_score_adj: i32,
+    /// The kernel may not kill it.
+    #[serde(deserialize_with = "or_default")]
+    pub oom_kill_disable: bool,
+    /// Bytes of `/dev/shm`.
+    pub shm_size: i64,
+    /// GPUs.
+    #[serde(deserialize_with = "or_default")]
+    pub device_requests: Vec<DeviceRequest>,
+    /// Devices of the machine by path; nothing that we ask for.
+    #[serde(deserialize_with = "or_default")]
+    pub devices: Vec<serde_json::Value>,
+    /// Rules for devices; nothing that we ask for.
+    #[serde(deserialize_with = "or_default")]
+    pub device_cgroup_rules: Vec<String>,
+    /// Paths of the machine; nothing that we ask for.
+    #[serde(deserialize_with = "or_default")]
+    pub binds: Vec<String>,
+    /// Containers whose volumes it has; nothing that we ask for.
+    #[serde(deserialize_with = "or_default")]
+    pub volumes_from: Vec<String>,
+    /// Groups beside that of the user; nothing that we ask for.
+    #[serde(deserialize_with = "or_default")]
+    pub group_add: Vec<String>,
+    /// Whether a small init is process 1.
+    #[serde(deserialize_with = "or_default")]
+    pub init: bool,
+    /// Lines of the hosts file.
+    #[serde(deserialize_with = "or_default")]
+    pub extra_hosts: Vec<String>,
+    /// Parent cgroup; empty: the engine's.
+    pub cgroup_parent: String,
 }
 
 /// A mount of a container.

@@ -148,6 +148,9 @@ pub fn can_hold(facts: &EngineFacts) -> Result<(), String> {
     if facts.os != "linux" {
         return Err(format!("the engine runs {} containers; switch it to Linux containers", facts.os));
     }
+    if facts.rootless && facts.cgroup_driver == "none" {
+        return lacks("anything", "without root it needs cgroup v2, delegated to its user by systemd");
+    }
     if !facts.memory_limit {
         return lacks("memory", "enable the memory cgroup (on a Raspberry Pi: cgroup_enable=memory in cmdline.txt)");
     }
@@ -156,6 +159,10 @@ pub fn can_hold(facts: &EngineFacts) -> Result<(), String> {
     }
     if !facts.pids_limit {
         return lacks("processes", "the kernel needs the pids cgroup");
+    }
+    let seccomp = facts.security_options.iter().find(|option| option.split(',').any(|part| part == "name=seccomp"));
+    if seccomp.is_none_or(|option| option.contains("profile=unconfined")) {
+        return lacks("system calls", "the kernel needs CONFIG_SECCOMP_FILTER, the engine its default seccomp profile");
     }
     Ok(())
 }
@@ -187,9 +194,23 @@ mod tests {
             memory_limit: true,
             cpu_quota: true,
             pids_limit: true,
+            security_options: vec!["name=apparmor".to_owned(), "name=seccomp,profile=default".to_owned()],
             ..EngineFacts::default()
         };
         assert_eq!(can_hold(&good), Ok(()));
+        // As Engine 20.10.24 without root says on cgroup v1.
+        let bare = EngineFacts { rootless: true, cgroup_driver: "none".to_owned(), ..good.clone() };
+        assert!(can_hold(&EngineFacts { memory_limit: false, ..bare }).unwrap_err().contains("cgroup v2"));
+        for options in [vec![], vec!["name=apparmor".to_owned()], vec!["name=seccomp,profile=unconfined".to_owned()]] {
+            let open = EngineFacts { security_options: options, ..good.clone() };
+            assert!(can_hold(&open).unwrap_err().contains("system calls"));
+        }
+        for (what, lacking) in [
+            ("CPU time", EngineFacts { cpu_quota: false, ..good.clone() }),
+            ("processes", EngineFacts { pids_limit: false, ..good.clone() }),
+        ] {
+            assert!(can_hold(&lacking).unwrap_err().contains(what));
+        }
         let without_memory = EngineFacts { memory_limit: false, ..good.clone() };
         assert!(can_hold(&without_memory).unwrap_err().contains("cgroup_enable=memory"));
         assert!(can_hold(&EngineFacts { os: "windows".to_owned(), ..good }).unwrap_err().contains("Linux containers"));

@@ -5,6 +5,8 @@
 //! | `naming`, `body` | names, labels and the create body: pure |
 //! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
 //! | `remote` | archives that are fetched first |
+//! | `image` | what of an image has a say: pure |
+//! | `readback`, `inside`, `mounts` | whether a started container is what was asked for: by the engine's word and the kernel's |
 //! | `task` | the thread of one attempt, and the order of its steps |
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
 //! | `bundle` | what is kept of an attempt that failed |
@@ -14,6 +16,7 @@
 //! | `adopt`, `gap`, `settle` | taking over after a restart, and the output of the time between |
 //! | `disk` | the watch over a task's work folder |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
+//! | `oom` | what the kernel says of memory, where the engine has missed it |
 //! | `verdict` | from the engine's words to an outcome: pure |
 //! | `engine` | the engine as a whole, and its events |
 //! | `sweep`, `collector` | what belongs to no attempt, and when it is collected |
@@ -29,11 +32,18 @@ mod engine;
 mod finish;
 mod gap;
 mod gauge;
+mod image;
 mod inputs;
+mod inside;
+#[cfg(test)]
+mod inside_tests;
 mod meter;
+mod mounts;
 mod naming;
+mod oom;
 mod pattern;
 mod prepare;
+mod readback;
 mod remote;
 mod run;
 mod settle;

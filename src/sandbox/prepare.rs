@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::body::{VolumeOwner, WORK_FOLDER, owner_body, task_body, volume_owner};
+use super::image::TaskImage;
 use super::inputs::{self, InputError, Starter};
 use super::naming::LABEL_SPEC;
 use super::step::{Break, Step, fault};
@@ -31,7 +32,11 @@ impl Task {
         let image = self.image()?;
         let digest = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone());
         self.mark(|marks| marks.image_digest = Some(digest));
-        let body = task_body(&self.spec, &self.context.identity, &image.id);
+        let task_image = TaskImage::check(&image).map_err(|reason| Break::End(Outcome::Rejected, reason))?;
+        for path in &task_image.scratch {
+            self.tell(TaskNews::Note(format!("{path}, a volume of the image, is an empty file system in memory")));
+        }
+        let body = task_body(&self.spec, &self.context.identity, &task_image);
         self.volume(&image)?;
         let id = self.container(&body)?;
         self.mark(|marks| marks.container_id = Some(id));

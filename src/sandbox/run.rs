@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{after, never, select};
 
-use super::body::{applied_limits, check_read_back};
+use super::body::applied_limits;
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
 use super::disk::{self, DiskWatch};
 use super::gauge::Gauge;
+use super::oom;
+use super::readback::check_read_back;
 use super::settle::Settling;
 use super::step::{Break, Step, fault};
 use super::stop::Stopping;
@@ -242,9 +244,13 @@ impl Task {
         let name = self.name.clone();
         let found = self.engine_patiently(move |docker| docker.inspect_container(&name))?;
         let found = found.map_err(|error| fault(&error))?;
-        match check_read_back(&body.host_config, &found.host_config) {
+        match check_read_back(body, &found).and_then(|()| self.look_inside(&found, body)) {
             Ok(()) => Ok(found),
-            Err(what) => Err(Break::End(Outcome::NodeFault, what)),
+            Err(what) => {
+                // At once: until it is removed, its report has to be stored.
+                let _ = self.context.quick_docker.kill_container(&self.name, "SIGKILL");
+                Err(Break::End(Outcome::NodeFault, what))
+            }
         }
     }
 
@@ -491,7 +497,7 @@ impl Task {
         if !matches!(end, Sight::Undying(_)) {
             self.end_undying(&run);
         }
-        let found = match end {
+        let mut found = match end {
             Sight::Ended(found) => found,
             Sight::Undying(reason) => {
                 let evidence = Evidence { ended_by: EndedBy::Nobody, ..ended.evidence };
@@ -501,6 +507,10 @@ impl Task {
         };
         if self.is_being_removed(&run.circumstances, &found) {
             return ended;
+        }
+        let may_have_lacked = found.state.exit_code != 0 || ended.usage.peak_memory_bytes > self.spec.memory_bytes / 2;
+        if !found.state.oom_killed && may_have_lacked {
+            found.state.oom_killed = oom::is_in_kernel_log(&found.id);
         }
         let (outcome, reason) = judge(&found.state, &run.circumstances);
         let told = parse_time(&found.state.finished_at).zip(parse_time(&found.state.started_at));
@@ -530,7 +540,7 @@ impl Task {
         for _ in 0..REMOVAL_LOOKS {
             match self.context.quick_docker.inspect_container(&self.name) {
                 Err(error) if error.is_not_found() => return true,
-                Ok(found) if found.state.status == "removing" => return true,
+                Ok(later) if later.state.status == "removing" => return true,
                 _ => {}
             }
             // Any wish can wait for this long.

@@ -2,7 +2,7 @@
 //! engine, which others use, is left alone.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use hivemind_worker::docker::{Docker, DockerHost, NodeTimeouts};
@@ -24,19 +24,32 @@ pub enum Containers {
 
 /// See the module's text.
 pub struct OwnEngine {
-    dir: PathBuf,
+    /// Its files.
+    pub dir: PathBuf,
     containers: Containers,
+    /// Words before and behind those that start it.
+    words: (Vec<String>, Vec<String>),
     child: Option<Child>,
 }
 
 impl OwnEngine {
     /// Starts it, with [`IMAGE`].
     pub fn start(name: &str, containers: Containers) -> Self {
+        Self::start_with(name, containers, |_| (Vec::new(), Vec::new()))
+    }
+
+    /// As [`Self::start`], with what leads to it and more options, both of which may need files in its folder.
+    pub fn start_with(
+        name: &str,
+        containers: Containers,
+        words: impl FnOnce(&Path) -> (Vec<String>, Vec<String>),
+    ) -> Self {
         // A socket's path is short.
         let dir = std::env::temp_dir().join(format!("hm-engine-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).unwrap();
-        let mut engine = Self { dir, containers, child: None };
+        let words = words(&dir);
+        let mut engine = Self { dir, containers, words, child: None };
         engine.start_again();
         engine.import();
         engine
@@ -49,7 +62,8 @@ impl OwnEngine {
         let at = |name: &str| self.dir.join(name).display().to_string();
         let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let mut command = Command::new("unshare");
-        command.args(["--net", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        command.arg("--net").args(&self.words.0);
+        command.args(["dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"]).args(&self.words.1);
         command.args(["--host", &self.host(), "--pidfile", &at("pid")]);
         command.args(["--data-root", &at("data"), "--exec-root", &at("exec")]);
         if self.containers == Containers::LiveOn {
@@ -74,6 +88,11 @@ impl OwnEngine {
     /// A way to it.
     pub fn docker(&self) -> Docker {
         Docker::new(DockerHost::parse(&self.host()).unwrap(), NodeTimeouts::default())
+    }
+
+    /// Its process, which has its name spaces.
+    pub fn process(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// SIGKILL: its containers run on for now.
