@@ -12,6 +12,7 @@
 //! | `adopt`, `gap` | taking over after a restart, and the output of the time between |
 //! | `disk` | the watch over a task's work folder |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
+//! | `shim` | whether the engine's own process for a container ended before it |
 //! | `verdict` | from the engine's words to an outcome: pure |
 //! | `engine` | the engine as a whole, its events, what is left over |
 
@@ -30,6 +31,7 @@ mod naming;
 mod pattern;
 mod prepare;
 mod run;
+mod shim;
 mod step;
 mod stop;
 mod task;

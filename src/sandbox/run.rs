@@ -8,10 +8,11 @@ use super::body::check_read_back;
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
 use super::disk::{self, DiskWatch};
 use super::gauge::Gauge;
+use super::shim::ShimWatch;
 use super::step::{Break, Step, fault};
 use super::stop::Stopping;
 use super::task::{Ended, Task};
-use super::verdict::{Circumstances, KILLED, judge, parse_time, ran_for};
+use super::verdict::{Circumstances, KILLED, Shim, judge, parse_time, ran_for};
 use crate::docker::{ContainerInspect, CreateBody, Docker, OutputStream, Stop};
 use crate::node::order::{Look, TaskNews};
 use crate::node::record::{FinalReport, Outcome, Phase, STDERR, STDOUT, Usage};
@@ -51,6 +52,7 @@ pub struct Run {
     pub(super) disk: Option<DiskWatch>,
     pub(super) next_disk_look: Duration,
     gauge: Option<Gauge>,
+    shim: Option<ShimWatch>,
     has_memory_alert: bool,
 }
 
@@ -73,14 +75,24 @@ impl Run {
             disk: None,
             next_disk_look: now + disk::LOOK_EVERY,
             gauge: None,
+            shim: None,
             has_memory_alert: false,
         }
     }
 
     /// Of a container that is taken over: looked at as soon as possible.
     pub fn adopted(started: Duration, now: Duration, found: &ContainerInspect, tail: Tail) -> Self {
-        let gauge = found.state.running.then(|| Gauge::new(found.state.pid, &found.id, started, now));
-        Self { next_look: now, gauge, tail, ..Self::new(started, now) }
+        let mut run = Self { next_look: now, tail, ..Self::new(started, now) };
+        if found.state.running {
+            run.observe(found, now);
+        }
+        run
+    }
+
+    /// Begins to look at the container's processes.
+    fn observe(&mut self, found: &ContainerInspect, now: Duration) {
+        self.gauge = Some(Gauge::new(found.state.pid, &found.id, self.started, now));
+        self.shim = ShimWatch::open(found.state.pid, &found.id);
     }
 
     /// The container has ended: its output is complete.
@@ -106,7 +118,7 @@ impl Task {
             Ok(found) => {
                 let now = (self.context.clock)();
                 run.started = now;
-                run.gauge = Some(Gauge::new(found.state.pid, &found.id, now, now));
+                run.observe(&found, now);
                 self.mark_start(now);
                 self.tell(TaskNews::Phase(Phase::Running, String::new()));
                 Ok(run)
@@ -411,6 +423,7 @@ impl Task {
         if self.is_being_removed(&run.circumstances, &found) {
             return ended;
         }
+        run.circumstances.shim = run.shim.as_ref().map_or_else(Shim::default, ShimWatch::verdict);
         let (outcome, reason) = judge(&found.state, &run.circumstances);
         let told = parse_time(&found.state.finished_at).zip(parse_time(&found.state.started_at));
         let told = told.and_then(|(finished, started)| finished.checked_sub(started)).map(Duration::from_nanos);
