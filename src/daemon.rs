@@ -234,6 +234,7 @@ impl Worker {
             identity,
             clock: boottime,
             boot_id: boot_id().unwrap_or_default(),
+            pull_limit: config.pull_limit,
         };
         let driver = Driver::new(driver::Parts {
             coordinator,

@@ -54,6 +54,7 @@ impl Node {
             identity,
             clock: boottime,
             boot_id: "boot".to_owned(),
+            pull_limit: Duration::from_secs(600),
         };
         Self { dir, context: Arc::new(context), store, durable, tickets: AtomicU64::new(1) }
     }

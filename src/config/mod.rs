@@ -113,6 +113,8 @@ pub struct Config {
     pub lent: Resources,
     /// `HIVEMIND_TIMEOUT` and `HIVEMIND_MAX_TIMEOUT`.
     pub spec_defaults: SpecDefaults,
+    /// `HIVEMIND_PULL_LIMIT`.
+    pub pull_limit: Duration,
     /// `HIVEMIND_SHUTDOWN`.
     pub shutdown: Shutdown,
     /// `HIVEMIND_CRASH_LIMIT`.
@@ -241,7 +243,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 31] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 32] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
@@ -271,6 +273,7 @@ impl Config {
             ("HIVEMIND_SLOTS", self.lent.slots == new.lent.slots),
             ("HIVEMIND_TIMEOUT", old_spec.timeout == new_spec.timeout),
             ("HIVEMIND_MAX_TIMEOUT", old_spec.max_timeout == new_spec.max_timeout),
+            ("HIVEMIND_PULL_LIMIT", self.pull_limit == new.pull_limit),
             ("HIVEMIND_SHUTDOWN", self.shutdown == new.shutdown),
             ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),

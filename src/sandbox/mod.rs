@@ -6,6 +6,7 @@
 //! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
 //! | `task` | the thread of one attempt, and the order of its steps |
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
+//! | `pull` | pulling an image, and when that stands still |
 //! | `stop` | ending and freezing a running container |
 //! | `step` | long engine calls that can be released |
 //! | `capture` | the output thread |
@@ -30,6 +31,7 @@ mod meter;
 mod naming;
 mod pattern;
 mod prepare;
+mod pull;
 mod run;
 mod shim;
 mod step;

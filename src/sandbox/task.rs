@@ -36,6 +36,8 @@ pub struct Context {
     pub clock: fn() -> Duration,
     /// Tells this boot from others.
     pub boot_id: String,
+    /// Time in which a pull must come forward.
+    pub pull_limit: Duration,
 }
 
 /// Where a task's thread tells its news. It may wait, and never drops.
