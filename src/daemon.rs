@@ -258,6 +258,7 @@ impl Worker {
             clock: boottime,
             boot_id: boot_id().unwrap_or_default(),
             bundles: Arc::clone(&bundles),
+            pull_limit: config.pull_limit,
         };
         let driver = Driver::new(driver::Parts {
             coordinator,

@@ -1,14 +1,15 @@
-//! Rows 57 and 58 of the fault matrix: a whole worker whose clocks jump. They jump for this worker alone, through the seam
+//! Rows 33, 57 and 58 of the fault matrix: a whole worker whose clocks jump. They jump for this worker alone, through the seam
 //! `sys::failpoint`; the machine's clocks are never touched.
 #![allow(clippy::unwrap_used)]
 
 mod node_util;
 
 use std::fs;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use hivemind_worker::node::offer::Offer;
-use hivemind_worker::node::record::{Outcome, Phase};
+use hivemind_worker::node::record::{EventKind, Outcome, Phase};
 use node_util::{Scene, gated, how, until_true};
 
 const DAY_S: i64 = 86_400;
@@ -122,5 +123,158 @@ fn row_58_after_eight_hours_of_suspend_leases_and_timeouts_are_looked_at_again()
     assert!(scene.view("long").outcome.is_none());
     scene.go("long");
     assert_eq!(how(&scene.until_complete("long")), (Outcome::Succeeded, Some(0)));
+    scene.until_clean();
+}
+
+/// A line of 1 KiB.
+fn line(number: usize) -> String {
+    format!("{number:08} {}\n", "x".repeat(1_014))
+}
+
+/// Bytes of standard output that the record of a task says are missing, each as from and to.
+fn gaps(scene: &Scene, task: &str) -> Vec<(usize, usize)> {
+    let notes = scene.record(task).into_iter().filter_map(|event| match event.kind {
+        EventKind::Note(text) => Some(text),
+        _ => None,
+    });
+    let read = |text: String| {
+        let rest = text.strip_prefix("bytes ")?;
+        let (range, why) = rest.split_once(" of stream 1, epoch 1, ")?;
+        // The second, where a restart came between: then the master has told where the gap begins.
+        const WHYS: [&str; 2] = [
+            "were dropped, since too many logs waited for the master",
+            "are gone at the node, and the master lacks them",
+        ];
+        assert!(WHYS.contains(&why), "{why}");
+        let (from, to) = range.split_once(" to ")?;
+        Some((from.parse().unwrap(), to.parse().unwrap()))
+    };
+    notes.filter_map(read).collect()
+}
+
+#[test]
+fn row_33_seven_days_without_a_master_lose_nothing_that_is_not_told() {
+    const LINES: usize = 24 << 10;
+    let mut scene = scene("week");
+    scene.stop_master();
+    scene.limits.max_timeout = Duration::from_secs(30 * 86_400);
+    scene.start_master();
+    scene.env.push(("HIVEMIND_WAITING_LOGS".to_owned(), "16MiB".to_owned()));
+    scene.env.push(("HIVEMIND_MAX_TIMEOUT".to_owned(), "30d".to_owned()));
+    scene.start(&["--slots", "8"]);
+    let patient = |task: &str, rest: &str| Offer {
+        cpu_millis: 200,
+        memory_bytes: 32 << 20,
+        timeout_ms: 30 * 86_400_000,
+        grace_ms: Some(500),
+        ..gated(task, rest)
+    };
+    let done = |task: &str| patient(task, &format!("print('{task} is over')\nopen('output/x', 'w').write('{task}')\n"));
+    let chatty = format!("for number in range({LINES}):\n    print('%08d' % number, 'x' * 1014)\n");
+    scene.submit(done("before"));
+    scene.until_up("before");
+    scene.go("before");
+    scene.until_complete("before");
+    for task in ["day-0", "day-2", "day-5"] {
+        scene.submit(done(task));
+    }
+    scene.submit(Offer { priority: Some(10), ..patient("chatty", &chatty) });
+    scene.submit(Offer { at_lease_end: "stop".to_owned(), ..patient("exclusive", "") });
+    scene.submit(patient("through", ""));
+    let all = ["day-0", "day-2", "day-5", "chatty", "exclusive", "through"];
+    for task in all {
+        scene.until_up(task);
+    }
+    scene.stop_master();
+    until_true("the node notices", || scene.log().contains("no connection to the master"));
+    let mut ended = 0;
+    for day in 0..=7 {
+        jump(&scene, day * DAY_S, day * DAY_S);
+        match day {
+            0 | 2 | 5 => {
+                scene.go(&format!("day-{day}"));
+                ended += 1;
+            }
+            // The exclusive one ends by itself.
+            1 => ended += 1,
+            3 => {
+                scene.go("chatty");
+                ended += 1;
+            }
+            6 => {
+                scene.kill_worker();
+                scene.start(&["--slots", "8"]);
+            }
+            _ => {}
+        }
+        let status = scene.until_status("those that have ended wait", |status| {
+            let wait = status.attempts.iter().filter(|held| held.phase == Phase::Reporting).count();
+            wait == ended && status.attempts.iter().any(|held| held.phase == Phase::Running)
+        });
+        assert_eq!(status.attempts.len(), all.len(), "day {day}: {:?}", status.attempts);
+        assert!(!status.master.is_connected);
+    }
+    let registrations = |scene: &Scene| scene.log().matches("registered with the master").count();
+    let before = registrations(&scene);
+    let begin = Instant::now();
+    scene.start_master();
+    for task in ["day-0", "day-2", "day-5"] {
+        assert_eq!(how(&scene.until_complete(task)), (Outcome::Succeeded, Some(0)), "{task}");
+        assert_eq!(scene.stdout(task), format!("up\n{task} is over\n"));
+        let mut file = String::new();
+        scene.master().output(task, "output/x").unwrap().reader.read_to_string(&mut file).unwrap();
+        assert_eq!(file, task);
+        assert_eq!(gaps(&scene, task), [], "{task}");
+    }
+    let report = scene.until_complete("exclusive");
+    assert_eq!(report.outcome, Outcome::NodeFault, "{report:?}");
+    assert_eq!(report.reason, "the lease ended without a word from the master");
+    // What is missing of a log is noted when the master has come past it, behind the final report.
+    scene.until_view("chatty", "all of it has arrived", |view| view.is_complete);
+    let events = scene.record("chatty");
+    let numbers: Vec<u64> = events.iter().map(|event| event.number).collect();
+    assert_eq!(numbers, (1..=events.len() as u64).collect::<Vec<_>>());
+    let finals: Vec<Outcome> = events
+        .iter()
+        .filter_map(|event| match &event.kind {
+            EventKind::Final(report) => Some(report.outcome),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(finals, [Outcome::Succeeded]);
+    println!("delivered {:?} after the master was back", begin.elapsed());
+    // No token of a week ago is good at this master, and the node has asked for one by itself.
+    assert_eq!(registrations(&scene), before + 1);
+
+    let (heard, gaps) = (scene.stdout("chatty"), gaps(&scene, "chatty"));
+    let mut expected: String = "up\n".to_owned() + &(0..LINES).map(line).collect::<String>();
+    let told: usize = gaps.iter().map(|(from, to)| to - from).sum();
+    for (from, to) in &gaps {
+        expected.replace_range(from..to, &"\0".repeat(to - from));
+    }
+    assert!(heard == expected, "what is missing is what was told: {gaps:?} of {} and {}", heard.len(), expected.len());
+    // A little more than 8 MiB is over the budget, in segments of 4.
+    assert!((8 << 20..=12 << 20).contains(&told), "{gaps:?}");
+
+    assert!(scene.view("through").outcome.is_none());
+    scene.go("through");
+    assert_eq!(how(&scene.until_complete("through")), (Outcome::Succeeded, Some(0)));
+    for task in all {
+        assert_eq!(scene.containers_ever(task).len(), 1, "{task}");
+    }
+    scene.until_status("nothing is held any more", |status| status.attempts.is_empty());
+
+    // A master that has forgotten them offers attempts again that were over a week ago and since.
+    scene.stop_master();
+    scene.forget_master();
+    scene.start_master();
+    for task in ["before", "day-0"] {
+        scene.submit(done(task));
+        let view = scene.until_view(task, "it is refused", |view| view.outcome.is_some());
+        assert_eq!(view.outcome, Some(Outcome::Rejected), "{view:?}");
+        let reason = view.final_report.unwrap().reason;
+        assert_eq!(reason, "stale: this attempt has ended here and was delivered");
+        assert_eq!(scene.containers_ever(task).len(), 1, "{task}");
+    }
     scene.until_clean();
 }

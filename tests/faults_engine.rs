@@ -19,7 +19,7 @@ use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::record::{Outcome, Phase};
 use hivemind_worker::node::snapshot::NodeState;
 use node_util::own_engine::{Containers, IMAGE, OwnEngine};
-use node_util::{Scene, gated, how, until, until_true};
+use node_util::{Scene, gated, how, until_true};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A task that ends with 9 when it is let go.
@@ -128,23 +128,55 @@ fn row_28_what_the_owner_does_to_a_container_by_hand_ends_in_a_report() {
     scene.until_clean();
 }
 
-#[test]
-fn row_29_killed_shim_ends_the_task_with_137() {
-    let mut scene = Scene::with_master("shim");
-    scene.start(&[]);
-    scene.submit(gated("t", ""));
-    scene.until_up("t");
-    let process = scene.docker.inspect_container(&scene.container("t").unwrap()).unwrap().state.pid;
+/// Kills the process that the engine keeps for the task's container.
+fn kill_shim(scene: &Scene, task: &str) {
+    let process = scene.docker.inspect_container(&scene.container(task).unwrap()).unwrap().state.pid;
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
     let name = fs::read_to_string(format!("/proc/{parent}/comm")).unwrap();
     assert!(name.starts_with("containerd-shim"), "the container's own parent: {name}");
-    let begin = Instant::now();
     kill_process(Pid::from_raw(parent.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
-    let report = until("it is reported", || scene.view("t").is_complete.then(|| scene.checked_report("t")));
-    assert_eq!(report.exit_code, Some(137), "{report:?}");
-    println!("after {:?}: {} {}", begin.elapsed(), report.outcome, report.reason);
-    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn row_29_killed_shim_is_the_nodes_fault() {
+    let mut scene = Scene::with_master("shim");
+    scene.start(&["--slots", "2"]);
+    for task in ["fresh", "adopted"] {
+        scene.submit(gated(task, ""));
+        scene.until_up(task);
+        if task == "adopted" {
+            scene.kill_worker();
+            scene.start(&["--slots", "2"]);
+            scene.until_adopted(task, 1);
+        }
+        let begin = Instant::now();
+        kill_shim(&scene, task);
+        let report = scene.until_complete(task);
+        println!("{task}: after {:?}: {}", begin.elapsed(), report.reason);
+        assert_eq!(how(&report), (Outcome::NodeFault, Some(137)), "{task}: {report:?}");
+        assert!(report.reason.contains("(its shim) ended"), "{report:?}");
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    }
+    scene.until_clean();
+}
+
+#[test]
+fn row_29_task_that_ends_with_137_before_its_shim_has_failed() {
+    let mut scene = Scene::with_master("no-shim");
+    scene.start(&["--slots", "3"]);
+    for (task, rest) in [("exits", "sys.exit(137)\n"), ("killed", ""), ("other", "sys.exit(3)\n")] {
+        scene.submit(gated(task, rest));
+    }
+    for task in ["exits", "killed", "other"] {
+        scene.until_up(task);
+    }
+    scene.go("exits");
+    scene.docker.kill_container(&scene.container("killed").unwrap(), "SIGKILL").unwrap();
+    scene.go("other");
+    for (task, code) in [("exits", 137), ("killed", 137), ("other", 3)] {
+        assert_eq!(how(&scene.until_complete(task)), (Outcome::Failed, Some(code)), "{task}");
+    }
     scene.until_clean();
 }
 

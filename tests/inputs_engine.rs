@@ -57,7 +57,9 @@ impl Node {
         let boot_id = "boot".to_owned();
         let quick_docker = docker.clone();
         let bundles = Arc::new(Bundles::open(&dir, BundleLimits::default()));
-        let context = Context { quick_docker, docker, fetcher, bundles, store, identity, clock: boottime, boot_id };
+        let pull_limit = Duration::from_secs(600);
+        let context =
+            Context { quick_docker, docker, fetcher, bundles, store, identity, clock: boottime, boot_id, pull_limit };
         Self { dir, context: Arc::new(context), durable, tickets: AtomicU64::new(1) }
     }
 

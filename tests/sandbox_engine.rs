@@ -59,6 +59,7 @@ impl Node {
             clock: boottime,
             boot_id: "boot".to_owned(),
             bundles: Arc::new(Bundles::open(&dir, BundleLimits::default())),
+            pull_limit: Duration::from_secs(600),
         };
         Self { dir, context: Arc::new(context), store, durable, tickets: AtomicU64::new(1) }
     }

@@ -255,6 +255,59 @@ fn drops_and_counts_logs_beyond_their_budget() {
 }
 
 #[test]
+fn what_is_dropped_before_and_after_a_restart_is_told_as_a_whole() {
+    const MIB: usize = 1 << 20;
+    let folder = Folder::new();
+    let config =
+        |mib: u64| StoreConfig { waiting_logs_bytes: mib << 20, reserve_bytes: 1 << 20, ..StoreConfig::default() };
+    let write = |open: &Open, key: &AttemptKey, bytes: &[u8]| {
+        open.take(key);
+        let mut log = open.store.writer(key, STDOUT).unwrap();
+        for part in bytes.chunks(MIB) {
+            assert_eq!(log.append(part).unwrap(), MIB as u64);
+        }
+        log.close();
+        open.commit(vec![end(key, Outcome::Succeeded)]);
+    };
+    let open = open_with(&folder.state(), config(16));
+    let (first, second) = (key("first", 1), key("second", 1));
+    let bytes = pattern(24 * MIB);
+    write(&open, &first, &bytes);
+    open.store.close();
+    // The master has not been there, and the log of another needs room.
+    let open = open_with(&folder.state(), config(12));
+    write(&open, &second, &bytes[..5 * MIB]);
+    let mut master = Master::default();
+    let mut notes = Vec::new();
+    for _ in 0..100 {
+        master.drain(&open.outbox());
+        notes = master
+            .events
+            .iter()
+            .filter_map(|((key, _), event)| match &event.kind {
+                EventKind::Note(text) if *key == first => Some(text.clone()),
+                _ => None,
+            })
+            .collect();
+        if !notes.is_empty() {
+            break;
+        }
+        open.commit(Vec::new());
+    }
+    let cut = &master.streams[&(first.clone(), STDOUT, 1)];
+    let kept = cut.iter().rev().zip(bytes.iter().rev()).take_while(|(cut, byte)| cut == byte).count();
+    let missing = bytes.len() - kept;
+    assert!(missing > 8 * MIB && cut[..missing].iter().all(|byte| *byte == 0), "{missing}");
+    let words = format!(
+        "bytes 0 to {} of stream 1, epoch 1, are gone at the node, and the master lacks them",
+        missing.next_multiple_of(4 * MIB)
+    );
+    assert_eq!(notes, [words]);
+    open.wait(|event| *event == StoreEvent::Delivered(first.clone()));
+    open.store.close();
+}
+
+#[test]
 fn of_too_many_logs_those_of_the_least_important_task_are_dropped_and_the_rest_arrives_where_it_belongs() {
     const MIB: usize = 1 << 20;
     let folder = Folder::new();

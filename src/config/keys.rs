@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 37] = [
+pub static KEYS: [Key; 38] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -201,6 +201,11 @@ pub static KEYS: [Key; 37] = [
         ["path", "PEM file", "none"],
     ),
     key("HIVEMIND_FETCH_LIMIT", "Largest archive that is fetched for a task", ["size", "1MiB to 1TiB", "1GiB"]).live(),
+    key(
+        "HIVEMIND_PULL_LIMIT",
+        "Time in which a pull must come forward by 1 MiB or by a step of a layer; one that does not is broken off, and tried three times",
+        ["duration", "1s to 24h", "10m"],
+    ),
     key(
         "HIVEMIND_SHUTDOWN",
         "What a stop of the worker does with running tasks: stop them, finish them, or leave them to the next start",

@@ -118,6 +118,8 @@ pub struct Config {
     pub fetch_allowed: Allowed,
     /// `HIVEMIND_FETCH_CA_FILE`.
     pub fetch_ca_file: Option<PathBuf>,
+    /// `HIVEMIND_PULL_LIMIT`.
+    pub pull_limit: Duration,
     /// `HIVEMIND_SHUTDOWN`.
     pub shutdown: Shutdown,
     /// `HIVEMIND_CRASH_LIMIT`.
@@ -250,7 +252,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 36] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 37] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
@@ -283,6 +285,7 @@ impl Config {
             ("HIVEMIND_FETCH_ALLOW", self.fetch_allowed == new.fetch_allowed),
             ("HIVEMIND_FETCH_CA_FILE", self.fetch_ca_file == new.fetch_ca_file),
             ("HIVEMIND_FETCH_LIMIT", old_spec.max_fetch_bytes == new_spec.max_fetch_bytes),
+            ("HIVEMIND_PULL_LIMIT", self.pull_limit == new.pull_limit),
             ("HIVEMIND_SHUTDOWN", self.shutdown == new.shutdown),
             ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),

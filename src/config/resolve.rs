@@ -29,6 +29,9 @@ const MAX_SLOTS: u32 = 256;
 /// What is lent of a resource whose amount the machine doesn't tell.
 const UNKNOWN_LENT_BYTES: u64 = 1 << 30;
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
+/// Above the time in which a small board unpacks a large layer, during which the engine may be silent.
+const PULL_LIMIT: Duration = Duration::from_secs(600);
+const LONGEST_PULL: Duration = Duration::from_secs(86_400);
 
 /// What the running worker's clients need; a mistake in a key that they don't use is not theirs to report.
 pub(super) fn client_options(flags: &Flags, around: &Surroundings<'_>) -> Result<ClientOptions, ConfigError> {
@@ -83,6 +86,9 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         spec_defaults: spec_defaults(&layers)?,
         fetch_allowed: layers.read("HIVEMIND_FETCH_ALLOW", Allowed::parse)?.unwrap_or_default(),
         fetch_ca_file: layers.path("HIVEMIND_FETCH_CA_FILE"),
+        pull_limit: layers
+            .read("HIVEMIND_PULL_LIMIT", |text| duration_in(text, LONGEST_PULL, "24h"))?
+            .unwrap_or(PULL_LIMIT),
         shutdown: layers.read("HIVEMIND_SHUTDOWN", shutdown)?.unwrap_or(Shutdown::Stop),
         crash_limit: layers.read("HIVEMIND_CRASH_LIMIT", crash_limit)?.unwrap_or(3),
         log_budget_bytes: layers
@@ -301,16 +307,7 @@ fn shutdown(text: &str) -> Result<Shutdown, String> {
 }
 
 fn spec_defaults(layers: &Layers<'_>) -> Result<SpecDefaults, ConfigError> {
-    let read = |key: &str| {
-        layers.read(key, |text| {
-            let duration = value::duration(text)?;
-            if (Duration::from_secs(1)..=LONGEST_TIMEOUT).contains(&duration) {
-                Ok(duration)
-            } else {
-                Err(format!("{} is out of range: from 1s to 365d", shown(text)))
-            }
-        })
-    };
+    let read = |key: &str| layers.read(key, |text| duration_in(text, LONGEST_TIMEOUT, "365d"));
     let defaults = SpecDefaults::default();
     let max_timeout = read("HIVEMIND_MAX_TIMEOUT")?.unwrap_or(defaults.max_timeout);
     let timeout = read("HIVEMIND_TIMEOUT")?;
@@ -324,6 +321,16 @@ fn spec_defaults(layers: &Layers<'_>) -> Result<SpecDefaults, ConfigError> {
         max_timeout,
         max_fetch_bytes: limit.unwrap_or(defaults.max_fetch_bytes),
     })
+}
+
+/// A duration from one second to `max`, which is called so.
+fn duration_in(text: &str, max: Duration, max_words: &str) -> Result<Duration, String> {
+    let duration = value::duration(text)?;
+    if (Duration::from_secs(1)..=max).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!("{} is out of range: from 1s to {max_words}", shown(text)))
+    }
 }
 
 fn size_in(text: &str, min: u64, max: u64) -> Result<u64, String> {

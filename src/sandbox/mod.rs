@@ -10,6 +10,7 @@
 //! | `task` | the thread of one attempt, and the order of its steps |
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
 //! | `bundle` | what is kept of an attempt that failed |
+//! | `pull` | pulling an image, and when that stands still |
 //! | `stop` | ending and freezing a running container |
 //! | `step` | long engine calls that can be released |
 //! | `capture` | the output thread |
@@ -17,6 +18,7 @@
 //! | `disk` | the watch over a task's work folder |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
 //! | `oom` | what the kernel says of memory, where the engine has missed it |
+//! | `shim` | whether the engine's own process for a container ended before it |
 //! | `verdict` | from the engine's words to an outcome: pure |
 //! | `engine` | the engine as a whole, and its events |
 //! | `sweep`, `collector` | what belongs to no attempt, and when it is collected |
@@ -43,10 +45,12 @@ mod naming;
 mod oom;
 mod pattern;
 mod prepare;
+mod pull;
 mod readback;
 mod remote;
 mod run;
 mod settle;
+mod shim;
 mod step;
 mod stop;
 mod sweep;

@@ -10,21 +10,14 @@ use super::inputs::{self, InputError, Starter};
 use super::naming::LABEL_SPEC;
 use super::step::{Break, Step, fault};
 use super::task::Task;
-use crate::docker::{CreateBody, Docker, Error, ImageInspect, PullProgress, Stop, VolumeCreate};
+use crate::docker::{CreateBody, Docker, Error, ImageInspect, VolumeCreate};
 use crate::node::order::TaskNews;
 use crate::node::record::Outcome;
-use crate::node::spec::{PullPolicy, TaskSpec, base_image_name};
+use crate::node::spec::{PullPolicy, TaskSpec};
 use crate::sys::failpoint::{self, FailPoint};
 
-/// Between two lines of a pull's progress: above the time in which a small board unpacks a large layer.
-const PULL_IDLE: Duration = Duration::from_secs(600);
 /// Between two pieces of an archive.
 const ARCHIVE_IDLE: Duration = Duration::from_secs(120);
-/// Tries at a pull that failed for a reason that may pass.
-const MAX_PULLS: u32 = 3;
-/// Progress of a pull is told this often at the most.
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
-
 impl Task {
     /// Makes everything that the container needs, and the container. Whatever was there from an earlier try is used.
     pub fn prepare(&mut self) -> Step<CreateBody> {
@@ -58,45 +51,6 @@ impl Task {
         }
         self.pull(&reference)?;
         self.engine(inspect)?.map_err(|error| fault(&error))
-    }
-
-    fn pull(&self, reference: &str) -> Step<()> {
-        for attempt in 1.. {
-            self.tell(TaskNews::Detail(format!("pulls {reference}")));
-            let (name, teller) = (reference.to_owned(), self.teller());
-            let mut told = std::time::Instant::now();
-            let mut progress = move |progress: &PullProgress| {
-                failpoint::pass(FailPoint::Pulling);
-                if told.elapsed() >= PROGRESS_EVERY {
-                    told = std::time::Instant::now();
-                    teller(TaskNews::Detail(format!("pulls {name}: {} {}", progress.id, progress.status)));
-                }
-            };
-            let name = reference.to_owned();
-            let job = move |docker: &Docker| docker.pull_image(&name, None, PULL_IDLE, &mut progress);
-            match self.call(&Stop::new(), job)? {
-                Ok(()) => return Ok(()),
-                Err(error) if is_permanent(&error) => return Err(self.no_image(Outcome::Rejected, &error)),
-                Err(error) if attempt >= MAX_PULLS => return Err(self.no_image(Outcome::NodeFault, &error)),
-                Err(error) => {
-                    self.tell(TaskNews::Detail(format!("pull failed, tries again: {error}")));
-                    self.wait(Duration::from_secs(1) * attempt)?;
-                    // A try counts only with an engine that is there.
-                    self.engine(|docker| docker.ping())?.map_err(|error| fault(&error))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn no_image(&self, outcome: Outcome, error: &Error) -> Break {
-        let is_base = self.spec.image.name() == base_image_name();
-        let mend = match self.spec.pull {
-            _ if is_base => "; scripts/build-image.sh makes the base image on this machine",
-            PullPolicy::Always => "; with the pull policy if-missing an image that the engine has is used as it is",
-            _ => "",
-        };
-        Break::End(outcome, format!("{error}{mend}"))
     }
 
     fn volume(&self, image: &ImageInspect) -> Step<()> {
@@ -186,19 +140,6 @@ impl Task {
             Ok(Err(error)) => Err(Break::End(Outcome::NodeFault, error.to_string())),
             Err(error) => Err(fault(&error)),
         }
-    }
-}
-
-/// The engine gives no status to tell by: a registry's refusal comes as 500 or in the middle of the stream.
-fn is_permanent(error: &Error) -> bool {
-    const WORDS: [&str; 6] =
-        ["not found", "manifest unknown", "denied", "unauthorized", "no matching manifest", "does not exist"];
-    match error {
-        Error::Refused { status, message, .. } => {
-            let message = message.to_lowercase();
-            matches!(status, 400..500) || WORDS.iter().any(|word| message.contains(word))
-        }
-        _ => false,
     }
 }
 

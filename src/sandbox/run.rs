@@ -11,10 +11,11 @@ use super::gauge::Gauge;
 use super::oom;
 use super::readback::check_read_back;
 use super::settle::Settling;
+use super::shim::ShimWatch;
 use super::step::{Break, Step, fault};
 use super::stop::Stopping;
 use super::task::{Ended, Task};
-use super::verdict::{Circumstances, KILLED, evidence, judge, parse_time, ran_for};
+use super::verdict::{Circumstances, KILLED, Shim, evidence, judge, parse_time, ran_for};
 use crate::docker::{ContainerInspect, CreateBody, Docker, OutputKind, OutputStream, Stop};
 use crate::node::account::{AppliedLimits, EndedBy, Evidence, UsageFigures};
 use crate::node::order::{Look, TaskNews};
@@ -60,6 +61,7 @@ pub struct Run {
     pub(super) disk: Option<DiskWatch>,
     pub(super) next_disk_look: Duration,
     gauge: Option<Gauge>,
+    shim: Option<ShimWatch>,
     has_memory_alert: bool,
     /// As the engine said them back.
     limits: Option<AppliedLimits>,
@@ -87,6 +89,7 @@ impl Run {
             disk: None,
             next_disk_look: now + disk::LOOK_EVERY,
             gauge: None,
+            shim: None,
             has_memory_alert: false,
             limits: None,
             signals: Vec::new(),
@@ -95,8 +98,17 @@ impl Run {
 
     /// Of a container that is taken over: looked at as soon as possible.
     pub fn adopted(started: Duration, now: Duration, found: &ContainerInspect, tail: Tail) -> Self {
-        let gauge = found.state.running.then(|| Gauge::new(found.state.pid, &found.id, started, now));
-        Self { next_look: now, gauge, tail, ..Self::new(started, now) }
+        let mut run = Self { next_look: now, tail, ..Self::new(started, now) };
+        if found.state.running {
+            run.observe(found, now);
+        }
+        run
+    }
+
+    /// Begins to look at the container's processes.
+    fn observe(&mut self, found: &ContainerInspect, now: Duration) {
+        self.gauge = Some(Gauge::new(found.state.pid, &found.id, self.started, now));
+        self.shim = ShimWatch::open(found.state.pid, &found.id);
     }
 
     /// The output thread has ended.
@@ -137,8 +149,8 @@ impl Task {
             Ok(found) => {
                 let now = (self.context.clock)();
                 run.started = now;
-                run.gauge = Some(Gauge::new(found.state.pid, &found.id, now, now));
                 run.limits = Some(applied_limits(&self.spec, &found.host_config));
+                run.observe(&found, now);
                 self.mark_start(now);
                 self.tell(TaskNews::Phase(Phase::Running, String::new()));
                 Ok(run)
@@ -512,6 +524,7 @@ impl Task {
         if !found.state.oom_killed && may_have_lacked {
             found.state.oom_killed = oom::is_in_kernel_log(&found.id);
         }
+        run.circumstances.shim = run.shim.as_ref().map_or_else(Shim::default, ShimWatch::verdict);
         let (outcome, reason) = judge(&found.state, &run.circumstances);
         let told = parse_time(&found.state.finished_at).zip(parse_time(&found.state.started_at));
         let told = told.and_then(|(finished, started)| finished.checked_sub(started)).map(Duration::from_nanos);

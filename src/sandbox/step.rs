@@ -56,15 +56,6 @@ impl Task {
         self.desired.latest().must_leave.then_some(Break::Leave)
     }
 
-    /// One call on a helper thread, ended early by a wish of the coordinator.
-    pub fn call<T: Send + 'static>(
-        &self,
-        stop: &Stop,
-        job: impl FnOnce(&Docker) -> Result<T, Error> + Send + 'static,
-    ) -> Step<Result<T, Error>> {
-        self.call_unless(&|| self.interruption(), stop, job)
-    }
-
     /// One job on a helper thread, ended early by what `interruption` finds.
     pub fn call_unless<T: Send + 'static>(
         &self,

@@ -44,6 +44,8 @@ pub struct Context {
     pub boot_id: String,
     /// Where bundles of failed attempts are kept.
     pub bundles: Arc<Bundles>,
+    /// Time in which a pull must come forward.
+    pub pull_limit: Duration,
 }
 
 /// Where a task's thread tells its news. It may wait, and never drops.

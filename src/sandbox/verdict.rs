@@ -21,6 +21,18 @@ pub struct Circumstances {
     pub stopping: Option<(Outcome, String)>,
     /// The engine could not be reached for a while, and the container was not seen running since.
     pub was_engine_away: bool,
+    /// How the engine's process for the container ended.
+    pub shim: Shim,
+}
+
+/// The order in which a container and its shim ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shim {
+    /// After the container, not at all, or not known.
+    #[default]
+    Fine,
+    /// While the container's first process lived.
+    EndedFirst,
 }
 
 /// Outcome and reason of a container that ended.
@@ -35,6 +47,10 @@ pub fn judge(state: &ContainerState, circumstances: &Circumstances) -> (Outcome,
     // An engine that is stopped sends its containers SIGTERM first; one that finds them at its start, SIGKILL.
     if matches!(state.exit_code, KILLED | TERMINATED) && circumstances.was_engine_away {
         return (Outcome::NodeFault, "lost to the engine's restart".to_owned());
+    }
+    if state.exit_code == KILLED && circumstances.shim == Shim::EndedFirst {
+        let reason = "the engine's own process for the container (its shim) ended, and the engine killed the container";
+        return (Outcome::NodeFault, reason.to_owned());
     }
     match state.exit_code {
         0 if state.error.is_empty() => (Outcome::Succeeded, String::new()),
@@ -113,6 +129,8 @@ mod tests {
         let alone = Circumstances::default();
         let cancelled = Circumstances { stopping: Some((Outcome::Cancelled, "c".to_owned())), ..alone.clone() };
         let away = Circumstances { was_engine_away: true, ..alone.clone() };
+        let shimless = Circumstances { shim: Shim::EndedFirst, ..alone.clone() };
+        let shimless_cancelled = Circumstances { shim: Shim::EndedFirst, ..cancelled.clone() };
         let cases = [
             (ended(0, false), &alone, Outcome::Succeeded),
             (ended(3, false), &alone, Outcome::Failed),
@@ -125,6 +143,12 @@ mod tests {
             (ended(7, false), &away, Outcome::Failed),
             (ended(137, false), &cancelled, Outcome::Cancelled),
             (ended(0, false), &cancelled, Outcome::Cancelled),
+            (ended(137, false), &shimless, Outcome::NodeFault),
+            (ended(137, true), &shimless, Outcome::OutOfMemory),
+            (ended(143, false), &shimless, Outcome::Failed),
+            (ended(7, false), &shimless, Outcome::Failed),
+            (ended(0, false), &shimless, Outcome::Succeeded),
+            (ended(137, false), &shimless_cancelled, Outcome::Cancelled),
         ];
         for (state, circumstances, outcome) in cases {
             assert_eq!(judge(&state, circumstances).0, outcome, "{state:?} {circumstances:?}");

@@ -72,6 +72,9 @@ pub(super) struct Stream {
     gap: Option<Gap>,
     /// Up to here the record says already what is missing.
     told: u64,
+    /// Of an earlier start, and the master has said nothing yet: what is noted as acknowledged may have been dropped then,
+    /// so that only the master knows where a gap begins.
+    is_unheard: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +118,16 @@ pub(super) enum Urgency {
 impl Stream {
     /// A stream of an earlier start, which nobody writes any more.
     pub(super) fn found(segments: VecDeque<u64>, written: u64, ack: StreamAck) -> Self {
-        Self { segments, written, is_closed: true, ack, durable: ack, offered: ack.acked, ..Self::default() }
+        Self {
+            segments,
+            written,
+            is_closed: true,
+            ack,
+            durable: ack,
+            offered: ack.acked,
+            is_unheard: true,
+            ..Self::default()
+        }
     }
 
     /// Whether there are bytes to send, or the end of the stream. An end without bytes waits until the master has all
@@ -141,7 +153,9 @@ impl Stream {
 
     /// The bytes up to `end` are gone.
     fn lose(&mut self, end: u64, why: &'static str) {
-        self.gap.get_or_insert(Gap { from: self.ack.acked, why });
+        if !self.is_unheard {
+            self.gap.get_or_insert(Gap { from: self.ack.acked, why });
+        }
         self.ack.acked = self.ack.acked.max(end);
         self.offered = self.offered.max(end);
     }
@@ -323,6 +337,7 @@ impl Queue {
     pub(super) fn acked_stream(&mut self, key: &AttemptKey, name: StreamKey, offset: u64) -> bool {
         let Some(stream) = self.stream(key, name) else { return false };
         let before = stream.ack.acked;
+        stream.is_unheard = false;
         if offset < before {
             // What it lacks is gone: it must be told so, or it would ask for it for ever.
             stream.flight = None;

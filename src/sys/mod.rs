@@ -1,6 +1,7 @@
 //! Clock, lock, signals and other calls to the operating system.
 
 pub mod clock;
+pub mod ends;
 pub mod failpoint;
 pub mod lock;
 pub mod private;

@@ -22,6 +22,7 @@ use hivemind_worker::node::id::Id;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::record::{Event, EventKind, FinalReport, Outcome, Phase};
 use hivemind_worker::node::snapshot::{NodeState, Snapshot};
+use hivemind_worker::node::spec::SpecDefaults;
 use hivemind_worker::rpc::key::NodeKey;
 use hivemind_worker::sandbox::Identity;
 use hivemind_worker::standalone::core::Terms;
@@ -131,6 +132,8 @@ pub struct Scene {
     pub env: Vec<(String, String)>,
     /// What the next master tells its nodes.
     pub terms: Terms,
+    /// What our master lets tasks ask for.
+    pub limits: SpecDefaults,
     kind: MasterKind,
     /// Where our first master listens.
     pub listen: Ipv4Addr,
@@ -178,6 +181,7 @@ impl Scene {
             env: Vec::new(),
             listen: Ipv4Addr::LOCALHOST,
             terms: Terms { heartbeat_interval: Duration::from_secs(1), ..Terms::default() },
+            limits: SpecDefaults::default(),
             kind: MasterKind::BuiltIn,
             master: None,
             master_address: None,
@@ -220,7 +224,8 @@ impl Scene {
             return self.start_python(contract);
         }
         let listen = self.master_address.unwrap_or_else(|| (self.listen, 0).into());
-        let config = MasterConfig { listen, terms: self.terms.clone(), ..MasterConfig::new(self.dir.join("master")) };
+        let (terms, defaults) = (self.terms.clone(), self.limits.clone());
+        let config = MasterConfig { listen, terms, defaults, ..MasterConfig::new(self.dir.join("master")) };
         let master = Master::start(config).unwrap();
         self.master_address = Some(master.address());
         self.master = Some(master);

@@ -2,11 +2,14 @@
 //! engine, which others use, is left alone.
 
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use hivemind_worker::docker::{Docker, DockerHost, NodeTimeouts};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{until, until_true};
 
@@ -44,11 +47,24 @@ impl OwnEngine {
         containers: Containers,
         words: impl FnOnce(&Path) -> (Vec<String>, Vec<String>),
     ) -> Self {
-        // A socket's path is short.
-        let dir = std::env::temp_dir().join(format!("hm-engine-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir(&dir).unwrap();
+        let dir = folder(name);
         let words = words(&dir);
+        Self::start_in(dir, containers, words)
+    }
+
+    /// As [`Self::start`], with a disk of so much for all that it keeps.
+    pub fn start_on_small_disk(name: &str, mib: u64) -> Self {
+        let dir = folder(name);
+        let data = dir.join("data");
+        fs::create_dir(&data).unwrap();
+        let output =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]).arg(&data).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Self::start_in(dir, Containers::EndWithIt, (Vec::new(), Vec::new()))
+    }
+
+    fn start_in(dir: PathBuf, containers: Containers, words: (Vec<String>, Vec<String>)) -> Self {
         let mut engine = Self { dir, containers, words, child: None };
         engine.start_again();
         engine.import();
@@ -83,6 +99,28 @@ impl OwnEngine {
     /// As `DOCKER_HOST` names it.
     pub fn host(&self) -> String {
         format!("unix://{}", self.dir.join("sock").display())
+    }
+
+    /// A listener on the loopback address that the engine sees.
+    pub fn listen(&self) -> TcpListener {
+        let space = format!("/proc/{}/ns/net", self.child.as_ref().unwrap().id());
+        let output =
+            Command::new("nsenter").arg(format!("--net={space}")).args(["ip", "link", "set", "lo", "up"]).output();
+        let output = output.expect("this test needs nsenter, of util-linux, and ip, of iproute2");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let space = File::open(space).unwrap();
+        // A socket stays in the name space in which it was made; the thread that goes there makes nothing else.
+        let listener = std::thread::spawn(move || {
+            move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
+        });
+        listener.join().unwrap()
+    }
+
+    /// Bytes that are free where it keeps what it has.
+    pub fn free_bytes(&self) -> u64 {
+        let disk = rustix::fs::statvfs(self.dir.join("data")).unwrap();
+        disk.f_bavail * disk.f_frsize
     }
 
     /// A way to it.
@@ -157,6 +195,14 @@ impl OwnEngine {
         }
         self.end_shims();
     }
+}
+
+/// An empty one. A socket's path is short.
+fn folder(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("hm-engine-{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir(&dir).unwrap();
+    dir
 }
 
 impl OwnEngine {

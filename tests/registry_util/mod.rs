@@ -84,7 +84,16 @@ impl Registry {
         password: Option<&'static str>,
         on_layer: impl Fn(&[u8], &mut TcpStream) + Send + Sync + 'static,
     ) -> Arc<Registry> {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::serve_at(TcpListener::bind("127.0.0.1:0").unwrap(), content, password, on_layer)
+    }
+
+    /// As [`Self::serve`], where this listens.
+    pub fn serve_at(
+        listener: TcpListener,
+        content: Content,
+        password: Option<&'static str>,
+        on_layer: impl Fn(&[u8], &mut TcpStream) + Send + Sync + 'static,
+    ) -> Arc<Registry> {
         let registry = Arc::new(Registry {
             content,
             password,
@@ -105,6 +114,12 @@ impl Registry {
     /// Of the image, without its tag 1.
     pub fn name(&self) -> String {
         format!("127.0.0.1:{}/hivemind-test-pull", self.port.load(Ordering::Relaxed))
+    }
+
+    /// How often the engine has asked for the layer.
+    pub fn layer_requests(&self) -> usize {
+        let layer = digest(&self.content.layer);
+        self.seen.lock().unwrap().iter().filter(|head| head.lines().next().unwrap_or("").contains(&layer)).count()
     }
 
     fn answer(&self, mut stream: TcpStream) {
