@@ -321,8 +321,13 @@ impl Coordinator {
             TaskNews::Detail(detail) => attempt.detail = detail,
             TaskNews::Marks(marks) => {
                 // The order to stop is the coordinator's own.
+                let is_ending = marks.ending.is_some() && attempt.marks.ending.is_none();
                 attempt.marks = Marks { stop: attempt.marks.stop.take(), ..marks };
                 self.records.push(Record::Marks { key: key.clone(), marks: attempt.marks.clone() });
+                if is_ending {
+                    let ticket = self.commit();
+                    self.gate(ticket, Gated::Ending(key.clone()));
+                }
             }
             TaskNews::Note(note) => self.note_event(key, EventKind::Note(note)),
             TaskNews::Alert(alert) => {
