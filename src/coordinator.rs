@@ -324,10 +324,15 @@ impl Coordinator {
             TaskNews::Phase(..) => {}
             TaskNews::Detail(detail) => attempt.detail = detail,
             TaskNews::Marks(marks) => {
+                let is_ending = marks.ending.is_some() && attempt.marks.ending.is_none();
                 // These are the coordinator's own.
                 let (stop, phases) = (attempt.marks.stop.take(), std::mem::take(&mut attempt.marks.phases));
                 attempt.marks = Marks { stop, phases, ..marks };
                 self.records.push(Record::Marks { key: key.clone(), marks: attempt.marks.clone() });
+                if is_ending {
+                    let ticket = self.commit();
+                    self.gate(ticket, Gated::Ending(key.clone()));
+                }
             }
             TaskNews::Note(note) => self.note_event(key, EventKind::Note(note)),
             TaskNews::Alert(alert) => {

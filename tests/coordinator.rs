@@ -370,6 +370,20 @@ fn an_order_to_stop_outlives_the_process() {
 }
 
 #[test]
+fn a_task_is_ended_only_when_the_reason_is_kept() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    let ending = Some((Outcome::TimedOut, "ran too long".to_owned()));
+    node.tell(Event::Task(key("a"), TaskNews::Marks(Marks { ending: ending.clone(), ..Marks::default() })));
+    let effects = node.coordinator.take_effects();
+    assert_eq!(kept_marks(&effects)[0].ending, ending);
+    assert!(desired_of(&effects).iter().all(|desired| !desired.is_ending_kept), "{effects:?}");
+    let Some(Effect::Commit { ticket, .. }) = effects.last() else { panic!("{effects:?}") };
+    node.tell(Event::Durable(*ticket));
+    assert!(desired_of(&node.coordinator.take_effects())[0].is_ending_kept);
+}
+
+#[test]
 fn an_attempt_held_twice_is_not_confirmed_by_the_commit_of_something_else() {
     let mut node = Node::new(Vec::new());
     node.offer(vec![offer("other", GIB / 2)]);

@@ -17,6 +17,8 @@ pub(super) enum Gated {
     },
     /// The attempt's thread may start.
     Start(AttemptKey),
+    /// The reason for which the attempt's thread ends it is kept: it may send the first signal.
+    Ending(AttemptKey),
     /// The attempt's final report is kept: what it has at the engine may go.
     Recorded(AttemptKey),
     Taken {
@@ -29,7 +31,11 @@ pub(super) enum Gated {
 impl Gated {
     fn key(&self) -> &AttemptKey {
         match self {
-            Self::Answer { key, .. } | Self::Start(key) | Self::Recorded(key) | Self::Taken { key, .. } => key,
+            Self::Answer { key, .. }
+            | Self::Start(key)
+            | Self::Ending(key)
+            | Self::Recorded(key)
+            | Self::Taken { key, .. } => key,
         }
     }
 
@@ -97,6 +103,7 @@ impl Coordinator {
             match what {
                 Gated::Answer { answer, .. } => self.effects.push(*answer),
                 Gated::Start(key) => self.begin(&key),
+                Gated::Ending(key) => self.change_desired(&key, |desired| desired.is_ending_kept = true),
                 Gated::Recorded(key) => self.change_desired(&key, |desired| desired.may_clean = true),
                 Gated::Taken { poll, offer_id, key } => self.confirm(poll, offer_id, &key),
             }

@@ -19,6 +19,8 @@ pub struct Desired {
     pub must_leave: bool,
     /// The final report is durable: container, network and volume may go.
     pub may_clean: bool,
+    /// The mark that says why it is ended is durable: the first signal may go out.
+    pub is_ending_kept: bool,
     /// Counts news about this container in the engine's event stream: look at it now.
     pub engine_news: u64,
 }

@@ -11,6 +11,9 @@ use crate::node::record::{Outcome, Phase};
 
 /// Between two tries at a signal.
 const RETRY: Duration = Duration::from_secs(1);
+/// Longest wait for the disk to keep why it is ended. A worker that died after the signal and without the reason would
+/// take the end for the task's own; a disk that hangs must not keep a task running.
+const KEPT_WITHIN: Duration = Duration::from_secs(1);
 /// A container that is still there so long after SIGKILL gets another: the first was lost with the engine.
 const KILL_AGAIN: Duration = Duration::from_secs(5);
 
@@ -24,6 +27,8 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(600);
 /// A container that is being ended.
 #[derive(Debug)]
 pub struct Stopping {
+    /// Before the first signal: what the task gets behind it.
+    grace: Option<Duration>,
     kill_at: Duration,
     next_signal: Duration,
     has_told: bool,
@@ -33,8 +38,8 @@ pub struct Stopping {
 }
 
 impl Stopping {
-    fn new(kill_at: Duration, now: Duration) -> Self {
-        Self { kill_at, next_signal: now, has_told: false, killed_at: None, is_undying: false }
+    fn new(grace: Option<Duration>, next_signal: Duration) -> Self {
+        Self { grace, kill_at: next_signal, next_signal, has_told: false, killed_at: None, is_undying: false }
     }
 
     /// When the next signal is due.
@@ -54,7 +59,7 @@ impl Task {
         self.tell(TaskNews::Phase(Phase::Stopping, reason.to_owned()));
         let now = (self.context.clock)();
         run.circumstances.stopping = Some(ending);
-        run.stopping = Some(Stopping::new(now + grace, now));
+        run.stopping = Some(Stopping::new(Some(grace), now + KEPT_WITHIN));
     }
 
     /// After a restart of the worker: what had begun goes on, and its grace is over.
@@ -62,15 +67,18 @@ impl Task {
         if let Some(ending) = &self.marks.ending {
             let now = (self.context.clock)();
             run.circumstances.stopping = Some(ending.clone());
-            run.stopping = Some(Stopping::new(now, now));
+            run.stopping = Some(Stopping::new(None, now));
         }
     }
 
     /// Sends the signal that is due.
     pub fn press(&self, run: &mut Run, now: Duration) {
         let Some(stopping) = &mut run.stopping else { return };
-        if now < stopping.next_signal {
+        if now < stopping.next_signal && !(stopping.grace.is_some() && self.desired.latest().is_ending_kept) {
             return;
+        }
+        if let Some(grace) = stopping.grace.take() {
+            stopping.kill_at = now + grace;
         }
         let is_kill = now >= stopping.kill_at;
         let signal = if is_kill { "SIGKILL" } else { "SIGTERM" };
