@@ -272,17 +272,17 @@ fn the_use_told_is_without_the_file_cache_as_the_engine_shows_it() {
     let container = scene.container("use").unwrap();
     // Both are read while the task stands still; what it did before takes the kernel a moment to count.
     let close = |a: u64, b: u64| a.abs_diff(b) < 4 * MIB;
-    let (told, engine) = until("the worker's figure is the engine's", || {
+    let (told, engine) = until("the worker's figures are the engine's", || {
         let told = scene.status()?.attempts.first()?.usage;
         let engine = scene.docker.stats(&container).unwrap();
-        close(told.memory_bytes, engine.memory?).then_some((told, engine))
+        let is_it = close(told.memory_bytes, engine.memory?) && told.disk_written_bytes == engine.block_write;
+        is_it.then_some((told, engine))
     });
     println!("told {told:?}, engine {engine:?}");
     assert!(told.memory_bytes >= 24 * MIB && told.memory_bytes < 60 * MIB, "{told:?}");
     assert!(engine.memory_with_cache.unwrap() > told.memory_bytes + 8 * MIB, "there was to be a cache: {engine:?}");
     assert!(told.pids >= 2, "init and Python: {told:?}");
     assert!(told.cpu_ms > 0, "{told:?}");
-    assert_eq!(told.disk_written_bytes, engine.block_write, "{told:?} {engine:?}");
     // Version 1 counts what goes through the cache to nobody.
     if Cgroup::of(&scene.docker, &container).is_v2() {
         assert!(told.disk_written_bytes >= 64 * MIB, "{told:?}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::meter::{Meter, Reading};
+use super::oom::OomWatch;
 use crate::docker::{Docker, Stats};
 use crate::node::record::Usage;
 
@@ -33,6 +34,7 @@ const STACK_BYTES: usize = 512 << 10;
 /// The use of one container.
 pub struct Gauge {
     source: Source,
+    oom: OomWatch,
     started: Duration,
     readings: usize,
     next: Duration,
@@ -56,8 +58,15 @@ pub struct Told {
 impl Gauge {
     /// For the container `id` with this first process; `started` is when it started.
     pub fn new(pid: i64, id: &str, started: Duration, now: Duration) -> Self {
-        let source = Meter::find(pid, id).map_or(Source::Engine(None), Source::Cgroup);
-        Self { source, started, readings: 0, next: now, told: None, usage: Usage::default() }
+        let meter = Meter::find(pid, id);
+        let oom = meter.as_ref().map_or_else(OomWatch::default, |meter| OomWatch::new(meter, id));
+        let source = meter.map_or(Source::Engine(None), Source::Cgroup);
+        Self { source, oom, started, readings: 0, next: now, told: None, usage: Usage::default() }
+    }
+
+    /// Whether the kernel has killed a process of the container for memory; asked when it has ended with this code.
+    pub fn has_run_out_of_memory(&mut self, exit_code: i64) -> bool {
+        self.oom.has_killed(exit_code)
     }
 
     /// When the next reading is due.
@@ -78,6 +87,7 @@ impl Gauge {
             _ if age < YOUNG => now + YOUNG_EVERY,
             _ => now + EVERY,
         };
+        self.oom.look();
         let reading = match &mut self.source {
             Source::Cgroup(meter) => meter.read(),
             Source::Engine(pending) => {

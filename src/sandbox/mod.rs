@@ -12,6 +12,7 @@
 //! | `adopt`, `gap` | taking over after a restart, and the output of the time between |
 //! | `disk` | the watch over a task's work folder |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
+//! | `oom` | the kernel's own count of processes killed for memory |
 //! | `verdict` | from the engine's words to an outcome: pure |
 //! | `engine` | the engine as a whole, its events, what is left over |
 
@@ -27,6 +28,7 @@ mod gauge;
 mod inputs;
 mod meter;
 mod naming;
+mod oom;
 mod pattern;
 mod prepare;
 mod run;

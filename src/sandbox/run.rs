@@ -407,7 +407,10 @@ impl Task {
             tail: run.tail.clone(),
             has_container: false,
         };
-        let Sight::Ended(found) = end else { return ended };
+        let Sight::Ended(mut found) = end else { return ended };
+        let code = found.state.exit_code;
+        // The engine may have missed it.
+        found.state.oom_killed |= run.gauge.as_mut().is_some_and(|gauge| gauge.has_run_out_of_memory(code));
         if self.is_being_removed(&run.circumstances, &found) {
             return ended;
         }
