@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$ROOT"
 
 # The long parts: each name is a function part_NAME below.
-PARTS=(demo store soak simulation faults)
+PARTS=(demo store soak simulation faults vm)
 
 DONE=()
 FAILED=()
@@ -68,6 +68,9 @@ part_simulation() {
 
 # The fault matrix with its long campaigns.
 part_faults() { bash scripts/faults.sh --full; }
+
+# The tests of the real engine in a virtual machine with cgroup v2: three minutes with KVM, a quarter of an hour emulated.
+part_vm() { bash scripts/vm.sh; }
 
 run_parts() {
     local name
