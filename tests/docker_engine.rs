@@ -511,7 +511,8 @@ fn usage_is_sampled_at_once() {
     }
     assert!(quickest < Duration::from_millis(900), "{quickest:?}");
     let cpus = after.cpus_since(&before).unwrap();
-    assert!((0.05..1.5).contains(&cpus), "{cpus}");
+    // One CPU is allowed; on an emulated machine the two counters are read some time apart.
+    assert!((0.05..2.0).contains(&cpus), "{cpus}");
     assert!(after.memory.unwrap() > 0 && after.pids == Some(1), "{after:?}");
     assert_eq!(after.memory_limit, Some(64 << 20));
     docker.kill_container(&container.id, "SIGKILL").unwrap();

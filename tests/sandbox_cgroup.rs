@@ -10,10 +10,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hivemind_worker::docker::{CreateBody, Docker, DockerHost, HostConfig, NodeTimeouts, UpdateBody};
+use hivemind_worker::docker::{CreateBody, Docker, HostConfig, NodeTimeouts, UpdateBody};
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::record::Outcome;
-use node_util::{Scene, gated, how, python, until, until_true};
+use node_util::{Scene, engine_host, gated, how, python, until, until_true};
 
 const BASE_IMAGE: &str = "justin308/hivemind-worker:latest";
 const MIB: u64 = 1 << 20;
@@ -121,7 +121,7 @@ impl Drop for Container {
 }
 
 fn engine() -> Docker {
-    let docker = Docker::new(DockerHost::default(), NodeTimeouts::default());
+    let docker = Docker::new(engine_host(), NodeTimeouts::default());
     docker.ping().expect("these tests need a Docker engine: scripts/test.sh starts one");
     docker
 }

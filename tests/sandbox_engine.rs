@@ -44,7 +44,8 @@ impl Node {
         let (sender, durable) = unbounded();
         let notify = Box::new(move |event| sender.send(event).unwrap_or_default());
         let (store, _) = Store::open(&dir, StoreConfig::default(), notify).unwrap();
-        let docker = Docker::new(DockerHost::default(), NodeTimeouts::default());
+        let host = std::env::var("DOCKER_HOST").map_or_else(|_| DockerHost::default(), |text| text.parse().unwrap());
+        let docker = Docker::new(host, NodeTimeouts::default());
         docker.ping().expect("these tests need a Docker engine: scripts/test.sh starts one");
         let identity = Identity::new("sandbox-test", dir.as_os_str().as_encoded_bytes());
         let context = Context {
