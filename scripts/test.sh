@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$ROOT"
 
 # The long parts: each name is a function part_NAME below.
-PARTS=(demo store soak simulation faults vm)
+PARTS=(demo store soak simulation faults vm podman)
 
 DONE=()
 FAILED=()
@@ -71,6 +71,9 @@ part_faults() { bash scripts/faults.sh --full; }
 
 # The tests of the real engine in a virtual machine with cgroup v2: three minutes with KVM, a quarter of an hour emulated.
 part_vm() { bash scripts/vm.sh; }
+
+# Podman's compatible API in the same machine: what holds, and why the worker refuses it.
+part_podman() { bash scripts/vm.sh podman; }
 
 run_parts() {
     local name

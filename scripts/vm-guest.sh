@@ -98,6 +98,20 @@ test_docker() {
     run_tests cgroupfs sandbox_cgroup
 }
 
+# ---- Podman
+
+# Its service as root, with folders of its own, and the base image under the name that the worker asks for.
+test_podman() {
+    local words=(--root /var/tmp/podman/root --runroot /run/podman-test) socket=/run/podman-test.sock
+    podman "${words[@]}" load --quiet --input "$SHARE/base.tar" || die "can't load the base image"
+    podman "${words[@]}" tag "localhost/$IMAGE:latest" "docker.io/$IMAGE:latest" || die "can't name the base image"
+    podman "${words[@]}" system service --time=0 "unix://$socket" >/tmp/podman.log 2>&1 &
+    for _ in $(seq 60); do [ -S "$socket" ] && break || sleep 1; done
+    say "podman info: $(podman "${words[@]}" info --format 'Podman {{.Version.Version}}, cgroup {{.Host.CgroupsVersion}}, {{.Host.CgroupManager}}, {{.Host.OCIRuntime.Name}}')"
+    HIVEMIND_TEST_PODMAN=unix://$socket run_tests podman sandbox_podman
+    [ ${#FAILED[@]} -eq 0 ] || tail -n 20 /tmp/podman.log
+}
+
 # ---- all of it
 
 place_files
