@@ -15,8 +15,8 @@ use super::transport::Patience;
 /// The piece in which events are read.
 const BUFFER: usize = 8 << 10;
 
-/// The events that are asked for.
-const ACTIONS: [&str; 4] = ["start", "die", "oom", "destroy"];
+/// The events that are asked for: Docker's words, and Podman's two.
+const ACTIONS: [&str; 6] = ["start", "die", "died", "oom", "destroy", "remove"];
 
 /// Which events to get.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
