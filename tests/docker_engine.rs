@@ -352,11 +352,13 @@ fn wait_can_be_stopped_and_has_a_limit() {
 fn memory_that_runs_out_is_flagged() {
     let docker = engine();
     // PID 1 itself grows: the shell's variable doubles.
-    let container = Container::started(&docker, "a=xxxxxxxxxxxxxxxx; while true; do a=$a$a; done");
-    container.wait();
-    let state = container.inspect().state;
-    assert!(state.oom_killed, "{state:?}");
-    assert_eq!(state.exit_code, 137);
+    let is_flagged = || {
+        let container = Container::started(&docker, "a=xxxxxxxxxxxxxxxx; while true; do a=$a$a; done");
+        assert_eq!(container.wait(), 137);
+        container.inspect().state.oom_killed
+    };
+    // With cgroup v2 Engine 20.10 misses some, most on a slow machine; what the worker does about it is in sandbox_cgroup.
+    assert!((0..8).any(|_| is_flagged()));
 }
 
 #[test]

@@ -435,13 +435,13 @@ fn a_container_removed_by_hand_is_said_to_be() {
 #[test]
 fn a_paused_task_does_not_run_out_of_time() {
     let node = Node::new("pause");
-    let offer = Offer { timeout_ms: 4_000, ..python("pause", "import time\nprint('up')\ntime.sleep(1.5)\n") };
+    let offer = Offer { timeout_ms: 8_000, ..python("pause", "import time\nprint('up')\ntime.sleep(1.5)\n") };
     let mut task = node.start(&offer);
     task.wait_for_line("up");
     task.set(Desired { is_paused: true, ..Desired::default() });
     task.wait_for(|news| matches!(news, TaskNews::Phase(Phase::Paused, _)));
     // Longer than the timeout: the wait is the behaviour under test.
-    assert!(task.news.recv_timeout(Duration::from_secs(5)).map_or(true, |news| matches!(news, TaskNews::Usage(_))));
+    assert!(task.news.recv_timeout(Duration::from_secs(9)).map_or(true, |news| matches!(news, TaskNews::Usage(_))));
     task.set(Desired::default());
     assert_eq!(task.finish().outcome, Outcome::Succeeded);
 }
