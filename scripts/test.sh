@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$ROOT"
 
 # The long parts: each name is a function part_NAME below.
-PARTS=(demo store soak simulation faults escape)
+PARTS=(demo store soak simulation faults escape vm podman)
 
 DONE=()
 FAILED=()
@@ -79,6 +79,11 @@ part_escape() {
     HM_ESCAPE_OUTPUT_BYTES=${HM_ESCAPE_OUTPUT_BYTES:-10000000000} HM_MIXED_TASKS=${HM_MIXED_TASKS:-200} \
         cargo test --locked --test sandbox_escape -- --nocapture
 }
+# The tests of the real engine in a virtual machine with cgroup v2: three minutes with KVM, a quarter of an hour emulated.
+part_vm() { bash scripts/vm.sh; }
+
+# Podman's compatible API in the same machine: what holds, and why the worker refuses it.
+part_podman() { bash scripts/vm.sh podman; }
 
 run_parts() {
     local name

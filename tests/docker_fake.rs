@@ -399,6 +399,14 @@ fn refusals_have_the_engines_words() {
     let fake = Fake::answering("HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(fake.docker().start_container("c").unwrap(), Change::Done);
 
+    // Podman 4.3.1's.
+    let body = r#"{"cause":"that name is already in use","message":"container create: the container name \"n\" is already in use by 1.: that name is already in use","response":500}"#;
+    let fake = Fake::answering(json("500 Internal Server Error", body));
+    assert!(fake.docker().create_container("n", &CreateBody::default()).unwrap_err().is_conflict());
+    let body = r#"{"cause":"OCI runtime error","message":"crun: x: OCI runtime error","response":500}"#;
+    let fake = Fake::answering(json("500 Internal Server Error", body));
+    assert!(!fake.docker().start_container("c").unwrap_err().is_conflict());
+
     let fake =
         Fake::answering(answer("500 Internal Server Error", "text/plain; charset=utf-8", "disk quota exceeded\n"));
     let error = fake.docker().start_container("c").unwrap_err();
@@ -512,8 +520,7 @@ fn attach_returns_with_the_head_and_reads_frames_in_any_pieces() {
 
 #[test]
 fn events_survive_noise_and_end_at_garbage() {
-    let good =
-        "{\"Type\":\"container\",\"Action\":\"start\",\"Actor\":{\"ID\":\"a\",\"Attributes\":{\"name\":\"n\"}}}\n";
+    let good = "{\"Type\":\"container\",\"Action\":\"start\",\"Actor\":{\"ID\":\"a\",\"Attributes\":{\"name\":\"n\",\"a\":\"b\"}}}\n";
     let noise = "{\"Type\":\"container\",\"Action\":\"rename\"}\n\n";
     let body =
         [chunk(noise.as_bytes()), chunk(&good.as_bytes()[..20]), chunk(&good.as_bytes()[20..]), chunk(b"<html>\n")];

@@ -47,7 +47,8 @@ impl Node {
         let (sender, durable) = unbounded();
         let notify = Box::new(move |event| sender.send(event).unwrap_or_default());
         let (store, _) = Store::open(&dir, StoreConfig::default(), notify).unwrap();
-        let docker = Docker::new(DockerHost::default(), NodeTimeouts::default());
+        let host = std::env::var("DOCKER_HOST").map_or_else(|_| DockerHost::default(), |text| text.parse().unwrap());
+        let docker = Docker::new(host, NodeTimeouts::default());
         docker.ping().expect("these tests need a Docker engine: scripts/test.sh starts one");
         let identity = Identity::new("sandbox-test", dir.as_os_str().as_encoded_bytes());
         let context = Context {
@@ -440,13 +441,13 @@ fn a_container_removed_by_hand_is_said_to_be() {
 #[test]
 fn a_paused_task_does_not_run_out_of_time() {
     let node = Node::new("pause");
-    let offer = Offer { timeout_ms: 4_000, ..python("pause", "import time\nprint('up')\ntime.sleep(1.5)\n") };
+    let offer = Offer { timeout_ms: 8_000, ..python("pause", "import time\nprint('up')\ntime.sleep(1.5)\n") };
     let mut task = node.start(&offer);
     task.wait_for_line("up");
     task.set(Desired { is_paused: true, ..Desired::default() });
     task.wait_for(|news| matches!(news, TaskNews::Phase(Phase::Paused, _)));
     // Longer than the timeout: the wait is the behaviour under test.
-    assert!(task.news.recv_timeout(Duration::from_secs(5)).map_or(true, |news| matches!(news, TaskNews::Usage(_))));
+    assert!(task.news.recv_timeout(Duration::from_secs(9)).map_or(true, |news| matches!(news, TaskNews::Usage(_))));
     task.set(Desired::default());
     assert_eq!(task.finish().outcome, Outcome::Succeeded);
 }

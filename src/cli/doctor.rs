@@ -267,6 +267,7 @@ mod tests {
             memory_limit: true,
             cpu_quota: true,
             pids_limit: true,
+            security_options: vec!["name=seccomp,profile=default".to_owned()],
             ..EngineFacts::default()
         };
         assert_eq!(limits(&good).grade, Grade::Ok);
@@ -275,6 +276,7 @@ mod tests {
             (EngineFacts { cpu_quota: false, ..good.clone() }, "CPU time"),
             (EngineFacts { pids_limit: false, ..good.clone() }, "processes"),
             (EngineFacts { os: "windows".to_owned(), ..good.clone() }, "Linux containers"),
+            (EngineFacts { security_options: Vec::new(), ..good.clone() }, "system calls"),
         ] {
             let finding = limits(&bad);
             assert!(finding.grade == Grade::Fail && finding.text.contains(word), "{}", finding.text);

@@ -164,16 +164,21 @@ impl Reply {
 
     /// Turns an answer that is not a success into an error with the engine's words.
     fn refusal(mut self) -> Error {
-        let status = self.status;
+        let mut status = self.status;
         let bytes = match self.body.read_bounded(MAX_REFUSAL) {
             Ok(bytes) => bytes,
             Err(error) => return error,
         };
         let text = String::from_utf8_lossy(&bytes);
-        let message = serde_json::from_slice::<Message>(&bytes).map(|message| message.message);
+        let message = serde_json::from_slice::<Message>(&bytes);
         let is_text = self.content_type.starts_with("text/plain") && !text.trim_start().starts_with('<');
         let message = match message {
-            Ok(message) => message,
+            Ok(Message { message, cause }) => {
+                if status == 500 && CONFLICTS.contains(&cause.as_str()) {
+                    status = 409;
+                }
+                message
+            }
             Err(_) if is_text && !text.trim().is_empty() => text.trim().to_owned(),
             Err(_) => {
                 let content_type = printable(&self.content_type, MAX_EXCERPT);
@@ -182,7 +187,7 @@ impl Reply {
             }
         };
         // The engine's answer to a call that it doesn't have must not pass for a missing container.
-        if status == 404 && message.contains("page not found") {
+        if status == 404 && (message.contains("page not found") || message == "Not Found") {
             return self.body.protocol("it doesn't know this call".to_owned());
         }
         let message = printable(message.trim(), MAX_MESSAGE);
@@ -193,7 +198,13 @@ impl Reply {
 #[derive(serde::Deserialize)]
 struct Message {
     message: String,
+    /// Podman's: the last of its errors in a chain.
+    #[serde(default)]
+    cause: String,
 }
+
+/// What Podman answers 500 to and Docker 409: a name that is taken, a state in which the call has no meaning.
+const CONFLICTS: [&str; 3] = ["that name is already in use", "network already exists", "container state improper"];
 
 impl Stream {
     /// Reads what is there; zero at the proper end.

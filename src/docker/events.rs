@@ -15,8 +15,8 @@ use super::transport::Patience;
 /// The piece in which events are read.
 const BUFFER: usize = 8 << 10;
 
-/// The events that are asked for.
-const ACTIONS: [&str; 4] = ["start", "die", "oom", "destroy"];
+/// The events that are asked for: Docker's words, and Podman's two.
+const ACTIONS: [&str; 6] = ["start", "die", "died", "oom", "destroy", "remove"];
 
 /// Which events to get.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +59,7 @@ pub enum EventAction {
 /// open another one and reconcile, since what happened in between may be lost.
 pub struct EventStream {
     stream: Stream,
+    labels: Vec<String>,
     lines: Lines,
     buffer: Vec<u8>,
     ended: bool,
@@ -75,7 +76,8 @@ impl Docker {
         }
         let patience = Patience::Idle(self.timeouts().quick, None);
         let reply = self.send(Call::get(target, "listen to the engine's events".to_owned()).patience(patience))?;
-        Ok(EventStream { stream: reply.body, lines: Lines::default(), buffer: vec![0; BUFFER], ended: false })
+        let labels = filter.labels.clone();
+        Ok(EventStream { stream: reply.body, labels, lines: Lines::default(), buffer: vec![0; BUFFER], ended: false })
     }
 }
 
@@ -105,8 +107,9 @@ impl EventStream {
         loop {
             match self.lines.poll_line() {
                 Ok(Some(line)) => match parse_event(line) {
-                    Ok(Some(event)) => return Ok(Some(event)),
-                    Ok(None) => {}
+                    // Podman sends what has one of the labels.
+                    Ok(Some(event)) if has_all(&event.labels, &self.labels) => return Ok(Some(event)),
+                    Ok(_) => {}
                     Err(error) => {
                         return Err(self.stream.protocol(format!("an event that is no valid JSON ({error})")));
                     }
@@ -122,6 +125,14 @@ impl EventStream {
             }
         }
     }
+}
+
+/// Whether each wanted label, `name` or `name=value`, is there.
+fn has_all(labels: &BTreeMap<String, String>, wanted: &[String]) -> bool {
+    wanted.iter().all(|wanted| match wanted.split_once('=') {
+        Some((name, value)) => labels.get(name).is_some_and(|has| has == value),
+        None => labels.contains_key(wanted),
+    })
 }
 
 /// Reads one line; `None` for events of other kinds.
@@ -183,6 +194,14 @@ mod tests {
         assert_eq!((event.id.as_str(), event.name.as_str()), ("abc", "n"));
         assert_eq!(event.labels, BTreeMap::from([("hivemind.task".to_owned(), "t1".to_owned())]));
         assert_eq!(event.time_ns, 1_700_000_000_123_456_789);
+    }
+
+    #[test]
+    fn every_label_counts() {
+        let labels = BTreeMap::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), "x=y".to_owned())]);
+        let has = |wanted: &[&str]| has_all(&labels, &wanted.iter().map(|&label| label.to_owned()).collect::<Vec<_>>());
+        assert!(has(&[]) && has(&["a=1"]) && has(&["a", "b=x=y"]));
+        assert!(!has(&["a=1", "b=x"]) && !has(&["c"]) && !has(&["a=1", "c"]));
     }
 
     #[test]

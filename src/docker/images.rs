@@ -94,12 +94,13 @@ impl Docker {
         tar: &mut dyn Read,
         idle: Duration,
     ) -> Result<(), Error> {
-        let mut target =
-            Target::new("images").word("create").query("fromSrc", "-").query("repo", name).query("tag", tag);
+        // Podman does not read a tag beside the name.
+        let name = format!("{name}:{tag}");
+        let mut target = Target::new("images").word("create").query("fromSrc", "-").query("repo", &name);
         for change in changes {
             target = target.query("changes", change);
         }
-        let operation = operation("import image", &format!("{name}:{tag}"));
+        let operation = operation("import image", &name);
         let mut body = uncompressed(tar).map_err(|source| Error::Input { operation: operation.clone(), source })?;
         let call = Call::post(target, operation).archive(&mut body).patience(Patience::Idle(idle, Some(idle)));
         follow(self.send(call)?.body, &mut |_| {})

@@ -59,6 +59,34 @@ fn network_names<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::
     or_default::<D, Settings>(value).map(|settings| settings.networks.into_keys().collect())
 }
 
+/// The capabilities of a container that asks for none in particular, with Docker and with Podman.
+const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+/// Podman compares what a container has with what it has by default, and names each that is missing. Its own default may
+/// be shorter than Docker's; what it lists then, is not known to be all.
+fn dropped<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    let list: Vec<String> = or_default(value)?;
+    let bare = |name: &String| name.strip_prefix("CAP_").unwrap_or(name).to_ascii_uppercase();
+    let has = |wanted: &str| list.iter().any(|name| bare(name) == wanted);
+    let is_all = has("ALL") || DEFAULT_CAPABILITIES.iter().all(|name| has(name));
+    Ok(if is_all { vec!["ALL".to_owned()] } else { list })
+}
+
 fn without_slash<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
     let name: String = or_default(value)?;
     Ok(name.strip_prefix('/').map(str::to_owned).unwrap_or(name))
@@ -147,8 +175,8 @@ pub struct HostConfigReadBack {
     pub pids_limit: i64,
     /// The image's files can't be changed.
     pub readonly_rootfs: bool,
-    /// Capabilities taken away.
-    #[serde(deserialize_with = "or_default")]
+    /// Capabilities taken away; `ALL` alone where it is all of them.
+    #[serde(deserialize_with = "dropped")]
     pub cap_drop: Vec<String>,
     /// Capabilities given back.
     #[serde(deserialize_with = "or_default")]
@@ -409,6 +437,21 @@ pub struct VolumeUsage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_capabilities_are_all_in_either_engines_words() {
+        let dropped = |list: &[&str]| {
+            let text = serde_json::json!({ "CapDrop": list }).to_string();
+            serde_json::from_str::<HostConfigReadBack>(&text).unwrap().cap_drop
+        };
+        let podman = DEFAULT_CAPABILITIES.map(|name| format!("CAP_{name}"));
+        let podman = podman.each_ref().map(String::as_str);
+        assert_eq!(dropped(&["all"]), ["ALL"]);
+        assert_eq!(dropped(&DEFAULT_CAPABILITIES), ["ALL"]);
+        assert_eq!(dropped(&podman), ["ALL"]);
+        assert_eq!(dropped(&podman[1..]), podman[1..]);
+        assert!(dropped(&[]).is_empty());
+    }
 
     #[test]
     fn nulls_and_missing_fields_are_defaults() {

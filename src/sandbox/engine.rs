@@ -139,6 +139,11 @@ impl Watcher {
     }
 }
 
+/// What was seen with Podman 4.3.1, with either version of cgroups; tests/sandbox_podman.rs looks whether it is still so.
+const PODMAN_LACKS: &str = "through its Docker-compatible API it ignores the wish for a cgroup namespace and tells \
+    nothing of it (HostConfig.CgroupnsMode), adds writable file systems without a size limit to a read-only container \
+    (/run, /var/tmp), and can't change the limits of a running one";
+
 /// Whether the engine can hold what the sandbox asks for.
 ///
 /// # Errors
@@ -147,6 +152,12 @@ pub fn can_hold(facts: &EngineFacts) -> Result<(), String> {
     let lacks = |what: &str, mend: &str| Err(format!("engine {} can't limit {what}: {mend}", facts.version));
     if facts.os != "linux" {
         return Err(format!("the engine runs {} containers; switch it to Linux containers", facts.os));
+    }
+    if facts.podman {
+        return Err(format!(
+            "the engine is Podman {}: {PODMAN_LACKS}; use Docker Engine 20.10 or later",
+            facts.version
+        ));
     }
     if facts.rootless && facts.cgroup_driver == "none" {
         return lacks("anything", "without root it needs cgroup v2, delegated to its user by systemd");
@@ -213,6 +224,9 @@ mod tests {
         }
         let without_memory = EngineFacts { memory_limit: false, ..good.clone() };
         assert!(can_hold(&without_memory).unwrap_err().contains("cgroup_enable=memory"));
+        let podman = EngineFacts { podman: true, version: "4.3.1".to_owned(), ..good.clone() };
+        let reason = can_hold(&podman).unwrap_err();
+        assert!(reason.starts_with("the engine is Podman 4.3.1: ") && reason.contains("CgroupnsMode"), "{reason}");
         assert!(can_hold(&EngineFacts { os: "windows".to_owned(), ..good }).unwrap_err().contains("Linux containers"));
     }
 }

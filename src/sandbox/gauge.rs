@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
+use super::kills::KillCount;
 use super::meter::{self, Meter, Reading};
 use crate::docker::{Docker, Stats};
 use crate::node::account::UsageFigures;
@@ -35,6 +36,7 @@ const STACK_BYTES: usize = 512 << 10;
 pub struct Gauge {
     source: Source,
     pid: i64,
+    oom: KillCount,
     started: Duration,
     readings: usize,
     next: Duration,
@@ -115,14 +117,21 @@ pub struct Told {
 impl Gauge {
     /// For the container `id` with this first process; `started` is when it started.
     pub fn new(pid: i64, id: &str, started: Duration, now: Duration) -> Self {
-        let source = Meter::find(pid, id).map_or(Source::Engine(None), Source::Cgroup);
+        let meter = Meter::find(pid, id);
+        let oom = meter.as_ref().map_or_else(KillCount::default, |meter| KillCount::new(meter, id));
+        let source = meter.map_or(Source::Engine(None), Source::Cgroup);
         let (sums, usage) = (Sums::default(), Usage::default());
-        Self { source, pid, started, readings: 0, next: now, told: None, sums, usage }
+        Self { source, pid, oom, started, readings: 0, next: now, told: None, sums, usage }
     }
 
     /// Peaks and averages of a container that ran for so long.
     pub fn figures(&self, duration: Duration) -> UsageFigures {
         self.sums.figures(self.usage.cpu_ms, duration)
+    }
+
+    /// Whether the kernel has killed a process of the container for memory; asked when it has ended with this code.
+    pub fn has_run_out_of_memory(&mut self, exit_code: i64) -> bool {
+        self.oom.has_killed(exit_code)
     }
 
     /// When the next reading is due.
@@ -143,6 +152,7 @@ impl Gauge {
             _ if age < YOUNG => now + YOUNG_EVERY,
             _ => now + EVERY,
         };
+        self.oom.look();
         let reading = match &mut self.source {
             Source::Cgroup(meter) => {
                 let mut reading = meter.read();

@@ -17,7 +17,7 @@
 //! | `adopt`, `gap`, `settle` | taking over after a restart, and the output of the time between |
 //! | `disk` | the watch over a task's work folder |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
-//! | `oom` | what the kernel says of memory, where the engine has missed it |
+//! | `kills`, `oom` | the kernel's count of processes killed for memory, and its log, where the engine has missed it |
 //! | `shim` | whether the engine's own process for a container ended before it |
 //! | `verdict` | from the engine's words to an outcome: pure |
 //! | `engine` | the engine as a whole, and its events |
@@ -39,6 +39,7 @@ mod inputs;
 mod inside;
 #[cfg(test)]
 mod inside_tests;
+mod kills;
 mod meter;
 mod mounts;
 mod naming;

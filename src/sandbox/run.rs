@@ -486,7 +486,7 @@ impl Task {
         let frozen = Duration::from_millis(self.marks.paused_ms);
         let measured = now.saturating_sub(run.started).saturating_sub(frozen);
         let peak_disk_bytes = self.peak_disk(&mut run);
-        let figures = |duration| UsageFigures {
+        let figures = |run: &Run, duration| UsageFigures {
             peak_disk_bytes,
             ..run.gauge.as_ref().map_or_else(UsageFigures::default, |gauge| gauge.figures(duration))
         };
@@ -498,7 +498,7 @@ impl Task {
             duration: measured,
             tail: run.tail.clone(),
             has_container: false,
-            figures: figures(measured),
+            figures: figures(&run, measured),
             evidence: Evidence {
                 ended_by: EndedBy::Outsider,
                 signals_sent: run.signals.clone(),
@@ -520,6 +520,8 @@ impl Task {
         if self.is_being_removed(&run.circumstances, &found) {
             return ended;
         }
+        let code = found.state.exit_code;
+        found.state.oom_killed |= run.gauge.as_mut().is_some_and(|gauge| gauge.has_run_out_of_memory(code));
         let may_have_lacked = found.state.exit_code != 0 || ended.usage.peak_memory_bytes > self.spec.memory_bytes / 2;
         if !found.state.oom_killed && may_have_lacked {
             found.state.oom_killed = oom::is_in_kernel_log(&found.id);
@@ -532,7 +534,7 @@ impl Task {
         let ordered_by = self.desired.latest().stop.as_ref().map(|order| order.by);
         let evidence = evidence(&found.state, &run.circumstances, ordered_by);
         let evidence = Evidence { signals_sent: ended.evidence.signals_sent, ..evidence };
-        let figures = figures(duration);
+        let figures = figures(&run, duration);
         let exit_code = Some(found.state.exit_code);
         Ended { outcome, reason, exit_code, duration, has_container: true, evidence, figures, ..ended }
     }

@@ -97,6 +97,11 @@ pub fn until_true(what: &str, mut look: impl FnMut() -> bool) {
     until(what, || look().then_some(()));
 }
 
+/// The engine that `DOCKER_HOST` names, or the machine's.
+pub fn engine_host() -> DockerHost {
+    std::env::var("DOCKER_HOST").map_or_else(|_| DockerHost::default(), |text| text.parse().unwrap())
+}
+
 /// A task that runs this Python program as process 1.
 pub fn python(task: &str, program: &str) -> Offer {
     Offer {
@@ -149,7 +154,10 @@ pub struct Scene {
 impl Scene {
     /// A node without a worker and a master.
     pub fn new(name: &str) -> Self {
-        Self::with_engine(name, DockerHost::default())
+        let mut scene = Self::with_engine(name, engine_host());
+        // Else a worker of this scene would not get it: its environment is empty.
+        scene.env.push(("DOCKER_HOST".to_owned(), engine_host().to_string()));
+        scene
     }
 
     /// As [`Self::new`], with an engine of the test's own for the test. The worker is told of it by its environment.
