@@ -318,9 +318,10 @@ impl Shared {
                 "StartedAt": rfc3339(container.started_at),
                 "FinishedAt": rfc3339(container.finished_at),
             },
-            "Config": {"Image": body["Image"], "User": body["User"], "Labels": container.labels},
+            "Config": body,
             "HostConfig": body["HostConfig"],
-            "Mounts": [],
+            "Mounts": body["HostConfig"]["Mounts"].as_array().map(|mounts| mounts.iter().map(mount_json).collect::<Vec<_>>()),
+            "NetworkSettings": {"Networks": {"none": {}}},
         });
         (200, found)
     }
@@ -446,10 +447,15 @@ impl Shared {
     }
 }
 
+/// As the engine tells of a mount that it was asked for.
+fn mount_json(asked: &Value) -> Value {
+    json!({"Type": asked["Type"], "Name": asked["Source"], "Destination": asked["Target"], "RW": asked["ReadOnly"] != true})
+}
+
 fn info() -> Value {
     json!({"ID": "SCRIPTED", "Name": "scripted", "OperatingSystem": "scripted", "CgroupVersion": "1", "Driver": "none",
         "MemoryLimit": true, "SwapLimit": true, "PidsLimit": true, "CpuCfsQuota": true, "NCPU": 2,
-        "MemTotal": 8_u64 << 30, "DockerRootDir": "/nowhere"})
+        "MemTotal": 8_u64 << 30, "DockerRootDir": "/nowhere", "SecurityOptions": ["name=seccomp,profile=default"]})
 }
 
 fn image_id(name: &str) -> String {
