@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 use hivemind_worker::docker::{Docker, DockerHost, LogOptions, NodeTimeouts};
 use hivemind_worker::node::id::AttemptKey;
+use hivemind_worker::node::net::NetworkPolicy;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
 use hivemind_worker::node::record::{EventKind, FinalReport, Outcome, Phase, PieceContent};
 use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
-use hivemind_worker::sandbox::{self, Beginning, Context, Identity, TaskHandle};
+use hivemind_worker::sandbox::{self, Beginning, Context, EgressGuard, EgressSettings, Identity, TaskHandle};
 use hivemind_worker::store::{Ack, Store, StoreConfig, StoreEvent, Write};
 
 /// Longest time that any of these tasks may take on a busy machine.
@@ -47,7 +48,10 @@ impl Node {
         let docker = Docker::new(DockerHost::default(), NodeTimeouts::default());
         docker.ping().expect("these tests need a Docker engine: scripts/test.sh starts one");
         let identity = Identity::new("sandbox-test", dir.as_os_str().as_encoded_bytes());
+        let egress = EgressSettings::new(NetworkPolicy::default(), Vec::new());
+        let guard = EgressGuard::start((&docker, &docker), identity.clone(), egress, &[]).unwrap();
         let context = Context {
+            egress: guard.egress(),
             quick_docker: docker.clone(),
             docker,
             store: store.clone(),

@@ -16,6 +16,7 @@ use super::error::{ConfigError, Place};
 use super::file::{self, FileContent};
 use super::flags::Flags;
 use super::layers::Layers;
+use super::network;
 use super::secret::Secret;
 use super::url::MasterUrl;
 use super::value::{self, shown};
@@ -52,6 +53,7 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
             path.display()
         ));
     }
+    let spec_defaults = spec_defaults(&layers)?;
     let report_interval = layers.read("RESOURCE_REPORT_INTERVAL", |text| value::whole(text, 5..=3_600))?;
     Ok(Config {
         master_url: master_url(&layers, "MASTER_NODE_URL", is_plaintext_allowed)?,
@@ -79,7 +81,8 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         log_level: layers.read("LOG_LEVEL", value::log_level)?.unwrap_or(LevelFilter::Info),
         log_file: layers.path("LOG_FILE"),
         report_interval: Duration::from_secs(report_interval.unwrap_or(30)),
-        spec_defaults: spec_defaults(&layers)?,
+        egress_dns: network::name_servers(&layers, &spec_defaults.network)?,
+        spec_defaults,
         shutdown: layers.read("HIVEMIND_SHUTDOWN", shutdown)?.unwrap_or(Shutdown::Stop),
         crash_limit: layers.read("HIVEMIND_CRASH_LIMIT", crash_limit)?.unwrap_or(3),
         log_budget_bytes: layers
@@ -307,7 +310,11 @@ fn spec_defaults(layers: &Layers<'_>) -> Result<SpecDefaults, ConfigError> {
         return Err(layers
             .refuse("HIVEMIND_TIMEOUT", &format!("is longer than HIVEMIND_MAX_TIMEOUT, {} s", max_timeout.as_secs())));
     }
-    Ok(SpecDefaults { timeout: timeout.unwrap_or(defaults.timeout.min(max_timeout)), max_timeout })
+    Ok(SpecDefaults {
+        timeout: timeout.unwrap_or(defaults.timeout.min(max_timeout)),
+        max_timeout,
+        network: network::policy(layers)?,
+    })
 }
 
 fn size_in(text: &str, min: u64, max: u64) -> Result<u64, String> {

@@ -44,6 +44,19 @@ pub struct ContainerInspect {
     /// What is mounted.
     #[serde(deserialize_with = "or_default")]
     pub mounts: Vec<MountPoint>,
+    /// Names of the networks that it is on.
+    #[serde(rename = "NetworkSettings", deserialize_with = "network_names")]
+    pub networks: Vec<String>,
+}
+
+fn network_names<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "PascalCase", default)]
+    struct Settings {
+        #[serde(deserialize_with = "or_default")]
+        networks: BTreeMap<String, serde::de::IgnoredAny>,
+    }
+    or_default::<D, Settings>(value).map(|settings| settings.networks.into_keys().collect())
 }
 
 fn without_slash<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
@@ -117,6 +130,14 @@ pub struct HostConfigReadBack {
     pub security_opt: Vec<String>,
     /// Network.
     pub network_mode: String,
+    /// Name servers.
+    #[serde(deserialize_with = "or_default")]
+    pub dns: Vec<String>,
+    /// Ports of the machine that lead into it.
+    #[serde(deserialize_with = "or_default")]
+    pub port_bindings: BTreeMap<String, serde_json::Value>,
+    /// Whether each port of the image gets one.
+    pub publish_all_ports: bool,
     /// Must be false.
     pub privileged: bool,
     /// Namespace of cgroups.

@@ -3,6 +3,7 @@
 pub mod action;
 pub mod id;
 pub mod image;
+pub mod net;
 pub mod offer;
 pub mod order;
 pub mod record;

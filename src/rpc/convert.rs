@@ -50,6 +50,7 @@ pub fn offer(assignment: schema::Assignment) -> Offer {
         max_output_bytes: assignment.max_output_bytes,
         inputs: assignment.inputs,
         inputs_sha256: assignment.inputs_sha256,
+        network_allow: assignment.network_allow,
         digest: [0; 32],
     }
 }

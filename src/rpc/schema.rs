@@ -498,6 +498,8 @@ pub struct Assignment {
     pub inputs: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "19")]
     pub inputs_sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, repeated, tag = "20")]
+    pub network_allow: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskResultRequest {

@@ -2,16 +2,18 @@
 //! chooses is its image, its argument vector, its environment and its amounts.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use ring::digest::{SHA256, digest};
 
 use super::naming::{Identity, LABEL_SPEC};
+use super::probe::PROGRAM;
 use crate::docker::{
-    CreateBody, Healthcheck, HostConfig, HostConfigReadBack, LogConfig, Mount, MountType, RestartPolicy, Ulimit,
+    ContainerInspect, CreateBody, Healthcheck, HostConfig, LogConfig, Mount, MountType, RestartPolicy, Ulimit,
     VolumeOptions,
 };
 use crate::node::record::FinalReport;
-use crate::node::spec::{TaskSpec, base_image_name};
+use crate::node::spec::{Network, TaskSpec, base_image_name};
 use crate::sys::text::hex;
 
 /// The user of every task. Numeric, so that no image's `/etc/passwd` decides who it is.
@@ -36,6 +38,11 @@ const OOM_SCORE_ADJ: i32 = 500;
 /// cgroup weight of a task with priority 50; the host's own groups have 1,024.
 const SHARES_PER_PRIORITY: i64 = 10;
 
+/// The probe is a short Python program.
+const PROBE_MEMORY: i64 = 64 << 20;
+/// See [`PROBE_MEMORY`].
+const PROBE_PIDS: i64 = 16;
+
 /// Where a container's volume gets its owner from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VolumeOwner {
@@ -51,7 +58,7 @@ pub fn volume_owner(spec: &TaskSpec) -> VolumeOwner {
 }
 
 /// The body, with its own digest among the labels.
-pub fn task_body(spec: &TaskSpec, identity: &Identity, image_id: &str) -> CreateBody {
+pub fn task_body(spec: &TaskSpec, identity: &Identity, image_id: &str, dns: &[Ipv4Addr]) -> CreateBody {
     let (entrypoint, cmd) = match spec.command.split_first() {
         Some((program, words)) => (vec![program.clone()], words.to_vec()),
         None => (vec!["/bin/sh".to_owned()], vec![format!("{WORK_FOLDER}/{STARTER}")]),
@@ -66,7 +73,7 @@ pub fn task_body(spec: &TaskSpec, identity: &Identity, image_id: &str) -> Create
         working_dir: WORK_FOLDER.to_owned(),
         labels: identity.labels(&spec.key, "task"),
         hostname: "task".to_owned(),
-        network_disabled: true,
+        network_disabled: spec.network == Network::None,
         attach_stdout: true,
         attach_stderr: true,
         tty: false,
@@ -74,6 +81,9 @@ pub fn task_body(spec: &TaskSpec, identity: &Identity, image_id: &str) -> Create
         stop_signal: Some("SIGTERM".to_owned()),
         host_config: host_config(spec, &name),
     };
+    if spec.network == Network::Egress {
+        connect(&mut body.host_config, &name, dns);
+    }
     let bytes = serde_json::to_vec(&body).unwrap_or_default();
     body.labels.insert(LABEL_SPEC.to_owned(), hex(digest(&SHA256, &bytes).as_ref()));
     body
@@ -125,6 +135,14 @@ fn host_config(spec: &TaskSpec, volume: &str) -> HostConfig {
     }
 }
 
+/// Onto a network of its own. Without servers and domains of ours the engine would take the machine's, and ask those of the
+/// local network in the machine's name.
+fn connect(host: &mut HostConfig, network: &str, dns: &[Ipv4Addr]) {
+    host.network_mode = network.to_owned();
+    host.dns = dns.iter().map(Ipv4Addr::to_string).collect();
+    host.dns_search = vec![".".to_owned()];
+}
+
 fn ulimit(name: &str, value: i64) -> Ulimit {
     Ulimit { name: name.to_owned(), soft: value, hard: value }
 }
@@ -156,8 +174,40 @@ pub fn owner_body(spec: &TaskSpec, identity: &Identity, image_id: &str) -> Creat
     }
 }
 
+/// A container that tries the network of this name: our own program and nothing to write to.
+pub fn probe_body(image_id: &str, network: &str, labels: BTreeMap<String, String>, targets: Vec<String>) -> CreateBody {
+    let mut host_config = HostConfig {
+        memory: PROBE_MEMORY,
+        memory_swap: PROBE_MEMORY,
+        pids_limit: Some(PROBE_PIDS),
+        cap_drop: vec!["ALL".to_owned()],
+        security_opt: vec!["no-new-privileges".to_owned()],
+        readonly_rootfs: true,
+        ipc_mode: "private".to_owned(),
+        cgroupns_mode: "private".to_owned(),
+        ..HostConfig::default()
+    };
+    // It asks for no name.
+    connect(&mut host_config, network, &[Ipv4Addr::UNSPECIFIED]);
+    let command = ["python3", "-I", "-c", PROGRAM].map(str::to_owned).into_iter().chain(targets);
+    CreateBody {
+        image: image_id.to_owned(),
+        entrypoint: Some(Vec::new()),
+        cmd: Some(command.collect()),
+        user: format!("{TASK_USER}:{TASK_USER}"),
+        labels,
+        healthcheck: Some(Healthcheck::none()),
+        host_config,
+        ..CreateBody::default()
+    }
+}
+
 /// What the engine made of the sandbox, field by field; the first that is not as asked for, in words.
-pub fn check_read_back(asked: &HostConfig, got: &HostConfigReadBack) -> Result<(), String> {
+pub fn check_read_back(asked: &HostConfig, found: &ContainerInspect) -> Result<(), String> {
+    let got = &found.host_config;
+    let network = format!("network {}", asked.network_mode);
+    // Podman names no network where there is none.
+    let is_alone = asked.network_mode == "none" && found.networks.is_empty();
     let no_new_privileges = got.security_opt.iter().any(|option| option.starts_with("no-new-privileges"));
     let checks = [
         ("memory limit", got.memory == asked.memory),
@@ -167,7 +217,10 @@ pub fn check_read_back(asked: &HostConfig, got: &HostConfigReadBack) -> Result<(
         ("dropped capabilities", got.cap_drop.iter().any(|dropped| dropped.eq_ignore_ascii_case("all"))),
         ("empty list of added capabilities", got.cap_add.is_empty()),
         ("no-new-privileges", no_new_privileges),
-        ("network none", got.network_mode == "none"),
+        (network.as_str(), got.network_mode == asked.network_mode),
+        ("network as the only one", is_alone || found.networks == [asked.network_mode.as_str()]),
+        ("name servers", got.dns == asked.dns),
+        ("absence of published ports", got.port_bindings.is_empty() && !got.publish_all_ports),
         ("absence of privileges", !got.privileged),
         ("private cgroup namespace", got.cgroupns_mode == asked.cgroupns_mode),
     ];
@@ -185,16 +238,21 @@ pub fn note_limit_reached(report: &mut FinalReport, spec: &TaskSpec) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::docker::HostConfigReadBack;
+    use crate::node::net::NetworkPolicy;
     use crate::node::offer::Offer;
     use crate::node::spec::SpecDefaults;
 
+    const DNS: [Ipv4Addr; 1] = [Ipv4Addr::new(203, 0, 113, 53)];
+
     fn spec(offer: Offer) -> TaskSpec {
         let offer = Offer { task: "t".to_owned(), attempt: 1, ..offer };
-        TaskSpec::check(&offer, &SpecDefaults::default()).unwrap()
+        let network = NetworkPolicy { is_egress_allowed: true, ..NetworkPolicy::default() };
+        TaskSpec::check(&offer, &SpecDefaults { network, ..SpecDefaults::default() }).unwrap()
     }
 
     fn body(offer: Offer) -> CreateBody {
-        task_body(&spec(offer), &Identity::new("n", b"k"), "sha256:1")
+        task_body(&spec(offer), &Identity::new("n", b"k"), "sha256:1", &DNS)
     }
 
     #[test]
@@ -251,23 +309,51 @@ mod tests {
 
     #[test]
     fn says_which_limit_the_engine_did_not_apply() {
-        let asked = body(Offer::default()).host_config;
-        let good = HostConfigReadBack {
+        let read_back = |asked: &HostConfig| HostConfigReadBack {
             memory: asked.memory,
             nano_cpus: asked.nano_cpus,
             pids_limit: 256,
             readonly_rootfs: true,
             cap_drop: vec!["ALL".to_owned()],
             security_opt: vec!["no-new-privileges".to_owned()],
-            network_mode: "none".to_owned(),
+            network_mode: asked.network_mode.clone(),
+            dns: asked.dns.clone(),
             cgroupns_mode: "private".to_owned(),
             ..HostConfigReadBack::default()
         };
-        assert_eq!(check_read_back(&asked, &good), Ok(()));
-        let without_memory = HostConfigReadBack { memory: 0, ..good };
-        assert_eq!(
-            check_read_back(&asked, &without_memory),
-            Err("the engine did not apply the memory limit".to_owned())
-        );
+        let found = |asked: &HostConfig, host_config| {
+            let networks = vec![asked.network_mode.clone()];
+            ContainerInspect { host_config, networks, ..ContainerInspect::default() }
+        };
+        let failed = |what: &str| Err(format!("the engine did not apply the {what}"));
+        for network in ["none", "egress"] {
+            let asked = body(Offer { network: network.to_owned(), ..Offer::default() }).host_config;
+            let good = read_back(&asked);
+            assert_eq!(check_read_back(&asked, &found(&asked, good.clone())), Ok(()));
+            let bad = HostConfigReadBack { memory: 0, ..good.clone() };
+            assert_eq!(check_read_back(&asked, &found(&asked, bad)), failed("memory limit"));
+            let bad = HostConfigReadBack { network_mode: "host".to_owned(), ..good.clone() };
+            assert_eq!(
+                check_read_back(&asked, &found(&asked, bad)),
+                failed(&format!("network {}", asked.network_mode))
+            );
+            let bad = HostConfigReadBack { dns: vec!["192.168.1.1".to_owned()], ..good.clone() };
+            assert_eq!(check_read_back(&asked, &found(&asked, bad)), failed("name servers"));
+            let port_bindings = [("80/tcp".to_owned(), serde_json::Value::Null)].into();
+            let bad = HostConfigReadBack { port_bindings, ..good.clone() };
+            assert_eq!(check_read_back(&asked, &found(&asked, bad)), failed("absence of published ports"));
+            let mut second = found(&asked, good);
+            second.networks.push("bridge".to_owned());
+            assert_eq!(check_read_back(&asked, &second), failed("network as the only one"));
+        }
+    }
+
+    #[test]
+    fn egress_is_a_network_of_the_tasks_own_with_the_owners_name_servers() {
+        let asked = body(Offer { network: "egress".to_owned(), ..Offer::default() });
+        let host = &asked.host_config;
+        assert!(!asked.network_disabled && host.network_mode.starts_with("hivemind-"));
+        assert_eq!((&host.dns[..], &host.dns_search[..]), (&["203.0.113.53".to_owned()][..], &[".".to_owned()][..]));
+        assert!(host.extra_hosts.is_empty() && host.cap_add.is_empty() && host.cap_drop == ["ALL"]);
     }
 }

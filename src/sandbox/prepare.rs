@@ -30,7 +30,8 @@ impl Task {
         let image = self.image()?;
         let digest = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone());
         self.mark(|marks| marks.image_digest = Some(digest));
-        let body = task_body(&self.spec, &self.context.identity, &image.id);
+        let body = task_body(&self.spec, &self.context.identity, &image.id, &self.context.egress.dns);
+        self.open_network()?;
         self.volume(&image)?;
         let id = self.container(&body)?;
         self.mark(|marks| marks.container_id = Some(id));

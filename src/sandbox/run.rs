@@ -52,6 +52,8 @@ pub struct Run {
     pub(super) next_disk_look: Duration,
     gauge: Option<Gauge>,
     has_memory_alert: bool,
+    /// Of the rules that guard its network.
+    pub(super) seen_repairs: Option<u64>,
 }
 
 impl Run {
@@ -74,6 +76,7 @@ impl Run {
             next_disk_look: now + disk::LOOK_EVERY,
             gauge: None,
             has_memory_alert: false,
+            seen_repairs: None,
         }
     }
 
@@ -206,7 +209,7 @@ impl Task {
         let name = self.name.clone();
         let found = self.engine_patiently(move |docker| docker.inspect_container(&name))?;
         let found = found.map_err(|error| fault(&error))?;
-        match check_read_back(&body.host_config, &found.host_config) {
+        match check_read_back(&body.host_config, &found) {
             Ok(()) => Ok(found),
             Err(what) => Err(Break::End(Outcome::NodeFault, what)),
         }
@@ -240,6 +243,7 @@ impl Task {
         } else if run.stopping.is_none() {
             self.freeze(run, desired.is_paused, now);
             self.look_at_disk(run, now);
+            self.look_at_network(run, now);
         }
         self.press(run, now);
         let has_news = desired.engine_news != run.seen_engine_news;

@@ -65,6 +65,7 @@ pub fn assignment(offer: Offer) -> schema::Assignment {
         max_output_bytes: offer.max_output_bytes,
         inputs: offer.inputs,
         inputs_sha256: offer.inputs_sha256,
+        network_allow: offer.network_allow,
     }
 }
 

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod failpoint;
 pub mod lock;
 pub mod private;
+pub mod process;
 pub mod signal;
 pub mod text;
 pub mod time;

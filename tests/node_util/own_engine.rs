@@ -22,23 +22,51 @@ pub enum Containers {
     LiveOn,
 }
 
+/// Where its bridges are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bridges {
+    /// In a network name space of its own, without rules.
+    Apart,
+    /// In the test's, which must be one of its own; with the engine's rules.
+    Here,
+}
+
 /// See the module's text.
 pub struct OwnEngine {
     dir: PathBuf,
     containers: Containers,
+    bridges: Bridges,
     child: Option<Child>,
 }
 
 impl OwnEngine {
     /// Starts it, with [`IMAGE`].
     pub fn start(name: &str, containers: Containers) -> Self {
+        let engine = Self::start_with(name, containers, Bridges::Apart);
+        engine.import();
+        engine
+    }
+
+    /// Starts it within [`super::link::in_namespace`], with networks that lead out of there, and with this image of the
+    /// machine's engine.
+    pub fn start_with_networks(name: &str, image: &str) -> Self {
+        let engine = Self::start_with(name, Containers::LiveOn, Bridges::Here);
+        let save = Command::new("docker").args(["save", image]).stdout(Stdio::piped()).spawn();
+        let mut save = save.expect("this test needs the docker command");
+        let mut load = Command::new("docker");
+        load.args(["--host", &engine.host(), "load"]).stdin(save.stdout.take().unwrap());
+        let load = load.output().unwrap();
+        assert!(save.wait().unwrap().success() && load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
+        engine
+    }
+
+    fn start_with(name: &str, containers: Containers, bridges: Bridges) -> Self {
         // A socket's path is short.
         let dir = std::env::temp_dir().join(format!("hm-engine-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir(&dir).unwrap();
-        let mut engine = Self { dir, containers, child: None };
+        let mut engine = Self { dir, containers, bridges, child: None };
         engine.start_again();
-        engine.import();
         engine
     }
 
@@ -48,8 +76,13 @@ impl OwnEngine {
         self.remove_stale_ids();
         let at = |name: &str| self.dir.join(name).display().to_string();
         let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
-        let mut command = Command::new("unshare");
-        command.args(["--net", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        let mut command = match self.bridges {
+            Bridges::Apart => Command::new("unshare"),
+            Bridges::Here => Command::new("dockerd"),
+        };
+        if self.bridges == Bridges::Apart {
+            command.args(["--net", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        }
         command.args(["--host", &self.host(), "--pidfile", &at("pid")]);
         command.args(["--data-root", &at("data"), "--exec-root", &at("exec")]);
         if self.containers == Containers::LiveOn {
