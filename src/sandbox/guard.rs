@@ -345,18 +345,23 @@ impl Guard {
         let routes = read_routes()?;
         self.rules.connected = routes.connected.into_iter().chain(self.tunnel.iter().copied()).collect();
         let is_first = self.written.is_none();
-        if let Some((rules, fingerprint)) = &self.written
-            && *rules == self.rules
-        {
+        if let Some((rules, fingerprint)) = &self.written {
+            // Looked at also where other rules are due: what somebody did in the meantime must not be covered up by them.
             let listing = nft.list(&self.rules.table)?;
-            if listing.and_then(|listing| firewall::fingerprint(&listing).ok()).as_ref() == Some(fingerprint) {
+            let is_intact = listing.and_then(|text| firewall::fingerprint(&text).ok()).as_ref() == Some(fingerprint);
+            if is_intact && *rules == self.rules {
                 return Ok(());
             }
-            warn!("the firewall's table {} was changed or removed by somebody else: written again", self.rules.table);
-            self.has_passed_probe = false;
-            let mut state = (*self.state.latest()).clone();
-            state.repairs += 1;
-            self.state.set(state);
+            if !is_intact {
+                warn!(
+                    "the firewall's table {} was changed or removed by somebody else: written again",
+                    self.rules.table
+                );
+                self.has_passed_probe = false;
+                let mut state = (*self.state.latest()).clone();
+                state.repairs += 1;
+                self.state.set(state);
+            }
         }
         self.written = None;
         nft.apply(self.rules.text())?;
