@@ -256,7 +256,7 @@ fn rules_that_somebody_removes_are_written_again_and_where_they_cant_be_the_task
     }
     let _neighbourhood = Neighbourhood::make();
     let engine = OwnEngine::start_with_networks("flush", IMAGE);
-    let mut scene = node("egress-flush", &engine, &[]);
+    let mut scene = node("egress-flush", &engine, &[("LOG_LEVEL", "debug")]);
     scene.prefix = ["/usr/bin/unshare", "--mount"].map(str::to_owned).to_vec();
     scene.start(&["--slots", "1"]);
     scene.submit(egress("presses", PRESS, &[], &[]));
@@ -277,8 +277,8 @@ fn rules_that_somebody_removes_are_written_again_and_where_they_cant_be_the_task
         ("an element", &["nft", "delete", "element", "inet", &table, "private", "{ 192.168.0.0/16 }"]),
         ("one more rule", &["nft", "insert", "rule", "inet", &table, "egress", "accept"]),
     ] {
-        // The look may come at once: that there was something to mend is in the log.
-        let mended = || scene.log().matches("was changed or removed by somebody else").count();
+        // One change at a time: the next one comes when this one is mended, and that is read back.
+        let mended = || scene.log().matches("as it is to be").count();
         let before = mended();
         let begin = Instant::now();
         here(command);

@@ -310,18 +310,27 @@ impl Guard {
 
     /// A look between the tasks' orders: what can't be mended freezes them.
     fn look(&mut self) {
-        // Somebody may change them again at the very moment.
-        let tries = (1..WRITES).find_map(|_| self.ensure().ok()).map_or_else(|| self.ensure(), Ok);
-        match tries {
-            Ok(()) => {}
-            Err(problem) => {
-                error!("the firewall's rules for tasks don't hold, so these are ended: {problem}");
-                self.trouble(&format!("the rules that guard its network can't be kept: {problem}"));
-                for container in self.containers.values() {
-                    // One that does not run needs no freezing, and its thread sees the trouble before it starts it.
-                    let _ = self.quick_docker.pause_container(container);
+        for left in (0..WRITES).rev() {
+            match self.ensure() {
+                Ok(()) => return,
+                // Somebody may change them again at the very moment at which they are written.
+                Err(problem) if left > 0 => {
+                    warn!(
+                        "the firewall's table {} was changed or removed by somebody else: {problem}",
+                        self.rules.table
+                    );
                 }
+                Err(problem) => self.give_up(&problem),
             }
+        }
+    }
+
+    fn give_up(&self, problem: &str) {
+        error!("the firewall's rules for tasks don't hold, so these are ended: {problem}");
+        self.trouble(&format!("the rules that guard its network can't be kept: {problem}"));
+        for container in self.containers.values() {
+            // One that does not run needs no freezing, and its thread sees the trouble before it starts it.
+            let _ = self.quick_docker.pause_container(container);
         }
     }
 
@@ -344,7 +353,6 @@ impl Guard {
         }
         let routes = read_routes()?;
         self.rules.connected = routes.connected.into_iter().chain(self.tunnel.iter().copied()).collect();
-        let is_first = self.written.is_none();
         if let Some((rules, fingerprint)) = &self.written {
             // Looked at also where other rules are due: what somebody did in the meantime must not be covered up by them.
             let listing = nft.list(&self.rules.table)?;
@@ -368,9 +376,7 @@ impl Guard {
         let listing = nft.list(&self.rules.table)?.ok_or("the table is gone as soon as it is written")?;
         self.rules.check(&listing)?;
         self.written = Some((self.rules.clone(), firewall::fingerprint(&listing)?));
-        if is_first {
-            debug!("the firewall has the table {}", self.rules.table);
-        }
+        debug!("the firewall has the table {} as it is to be", self.rules.table);
         Ok(())
     }
 
