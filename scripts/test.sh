@@ -124,6 +124,7 @@ need_command unshare util-linux
 need_command busybox busybox-static
 need_command ip iproute2
 need_command iptables iptables
+need_command nft nftables
 ensure_nginx
 ensure_engine
 ensure_cargo lints

@@ -10,6 +10,7 @@
 //! | resolve | see `rpc::resolve` | one look-up of the master's name, which can't be interrupted | its own end |
 //! | collector | 512 KiB | collects what is left over (`sandbox::collector`) | `Collector::release` |
 //! | engine-events | 512 KiB | the engine's state and events (`sandbox::engine`) | `EngineWatch::release` |
+//! | egress, program | 1 MiB, 128 KiB | the firewall's rules for tasks (`sandbox::guard`); an nft's pipes | `EgressGuard::release`; nft's end |
 //! | sampler | 256 KiB | looks at the machine | drop of its channel |
 //! | monitor-* | see `monitor` | page, API, control socket | `Monitor::stop` |
 //! | task-N, call-N, output-N | 512, 512, 256 KiB | one attempt (`sandbox::task`) | the attempt's desired state; `Stop` for calls and output |
@@ -47,7 +48,8 @@ use crate::node::snapshot::{EngineView, MasterView, Snapshot};
 use crate::rpc::key::NodeKey;
 use crate::rpc::master::Introduction;
 use crate::rpc::signing::Signing;
-use crate::sandbox::{self, Collector, CollectorParts, Context, EngineNews, EngineWatch, Hooks, Identity};
+use crate::sandbox::{self, Collector, CollectorParts, Context, Egress, EgressGuard, EgressSettings};
+use crate::sandbox::{EngineNews, EngineWatch, Hooks, Identity};
 use crate::standalone::{Master, MasterConfig};
 use crate::store::{BundleLimits, Bundles, Recovered, Store, StoreConfig, StoreEvent};
 use crate::sys::clock::boottime;
@@ -167,6 +169,7 @@ struct Worker {
     engine: Option<EngineWatch>,
     /// None in the safe state.
     collector: Option<Collector>,
+    egress: EgressGuard,
     monitor: Monitor,
     master: Option<Master>,
     sampler: (Sender<()>, JoinHandle<()>),
@@ -214,6 +217,7 @@ impl Worker {
         let monitor = start_monitor(config, &snapshot, actions, logs)?;
         view.monitor = monitor_url(&monitor);
         let identity = Identity::new(config.node_id.as_str(), key.public());
+        let held_specs: Vec<_> = recovered.attempts.iter().map(|attempt| attempt.spec.clone()).collect();
         let is_safe = past.safe_because.is_some();
         let mut coordinator = coordinator(config, past, view, recovered);
         coordinator.remember_over(store.history(MAX_REMEMBERED, None).into_iter().rev().map(|row| row.key));
@@ -238,7 +242,11 @@ impl Worker {
         )
         .map_err(Fault::Other)?;
         let docker = Docker::new(host.clone(), NodeTimeouts::default());
-        let watch = || watch_engine(&docker, identity.clone(), events.clone(), held.clone());
+        let quick_docker = Docker::new(host, QUICK_TIMEOUTS);
+        let egress = EgressSettings::new(config.spec_defaults.network.clone(), config.egress_dns.clone());
+        let egress = EgressGuard::start((&docker, &quick_docker), identity.clone(), egress, &held_specs)
+            .map_err(|error| other("can't guard the tasks' networks", &error))?;
+        let watch = || watch_engine(&docker, identity.clone(), (events.clone(), egress.egress()), held.clone());
         let engine = (!is_safe).then(watch).transpose()?;
         let collect = || {
             let (identity, bundles, held) = (identity.clone(), Arc::clone(&bundles), held.clone());
@@ -252,9 +260,10 @@ impl Worker {
         let context = Context {
             docker,
             fetcher,
-            quick_docker: Docker::new(host, QUICK_TIMEOUTS),
+            quick_docker,
             store: store.clone(),
             identity,
+            egress: egress.egress(),
             clock: boottime,
             boot_id: boot_id().unwrap_or_default(),
             bundles: Arc::clone(&bundles),
@@ -273,7 +282,7 @@ impl Worker {
         });
         let done = start_driver(driver)?;
         tell_start(config, mode, &monitor);
-        Ok(Self { store, lanes, engine, collector, monitor, master, sampler, events, done })
+        Ok(Self { store, lanes, engine, egress, collector, monitor, master, sampler, events, done })
     }
 
     /// Waits for signals until the coordinator has ended.
@@ -359,6 +368,7 @@ impl Worker {
         if let Some(collector) = self.collector {
             collector.release();
         }
+        self.egress.release();
         self.monitor.stop();
         if let Some(master) = self.master {
             master.stop();
@@ -484,12 +494,15 @@ fn monitor_url(monitor: &Monitor) -> String {
 fn watch_engine(
     docker: &Docker,
     identity: Identity,
-    events: Sender<Event>,
+    (events, egress): (Sender<Event>, Egress),
     held: Watch<BTreeSet<AttemptKey>>,
 ) -> Result<EngineWatch, Fault> {
     let hooks = Hooks {
         // A send fails only when the coordinator has ended, and this thread is released then.
         tell: Box::new(move |news| {
+            if let EngineNews::View(EngineView { is_usable: true, .. }) = news {
+                egress.engine_is_new();
+            }
             let event = match news {
                 EngineNews::View(view) => Event::Engine(view),
                 EngineNews::Container(key) => Event::EngineNews(key),

@@ -15,11 +15,12 @@ use fetch_util::{Server, sha256};
 use hivemind_worker::docker::{Docker, DockerHost, NodeTimeouts};
 use hivemind_worker::fetch::Fetcher;
 use hivemind_worker::node::account::EndedBy;
+use hivemind_worker::node::net::NetworkPolicy;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
 use hivemind_worker::node::record::{EventKind, FinalReport, Outcome};
 use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
-use hivemind_worker::sandbox::{self, Beginning, Context, Identity, TaskHandle};
+use hivemind_worker::sandbox::{self, Beginning, Context, EgressGuard, EgressSettings, Identity, TaskHandle};
 use hivemind_worker::store::{BundleLimits, Bundles, Store, StoreConfig, StoreEvent, Write as StoreWrite};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -58,8 +59,20 @@ impl Node {
         let quick_docker = docker.clone();
         let bundles = Arc::new(Bundles::open(&dir, BundleLimits::default()));
         let pull_limit = Duration::from_secs(600);
-        let context =
-            Context { quick_docker, docker, fetcher, bundles, store, identity, clock: boottime, boot_id, pull_limit };
+        let egress = EgressSettings::new(NetworkPolicy::default(), Vec::new());
+        let egress = EgressGuard::start((&docker, &docker), identity.clone(), egress, &[]).unwrap().egress();
+        let context = Context {
+            egress,
+            quick_docker,
+            docker,
+            fetcher,
+            bundles,
+            store,
+            identity,
+            clock: boottime,
+            boot_id,
+            pull_limit,
+        };
         Self { dir, context: Arc::new(context), durable, tickets: AtomicU64::new(1) }
     }
 

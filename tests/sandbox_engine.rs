@@ -13,11 +13,12 @@ use hivemind_worker::fetch::Fetcher;
 use hivemind_worker::node::account::EndedBy;
 use hivemind_worker::node::guard::Guard;
 use hivemind_worker::node::id::AttemptKey;
+use hivemind_worker::node::net::NetworkPolicy;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
 use hivemind_worker::node::record::{EventKind, FinalReport, Outcome, Phase, PieceContent};
 use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
-use hivemind_worker::sandbox::{self, Beginning, Context, Identity, TaskHandle};
+use hivemind_worker::sandbox::{self, Beginning, Context, EgressGuard, EgressSettings, Identity, TaskHandle};
 use hivemind_worker::store::{Ack, BundleLimits, Bundles, Store, StoreConfig, StoreEvent, Write};
 
 /// Longest time that any of these tasks may take on a busy machine.
@@ -51,7 +52,10 @@ impl Node {
         let docker = Docker::new(host, NodeTimeouts::default());
         docker.ping().expect("these tests need a Docker engine: scripts/test.sh starts one");
         let identity = Identity::new("sandbox-test", dir.as_os_str().as_encoded_bytes());
+        let egress = EgressSettings::new(NetworkPolicy::default(), Vec::new());
+        let guard = EgressGuard::start((&docker, &docker), identity.clone(), egress, &[]).unwrap();
         let context = Context {
+            egress: guard.egress(),
             quick_docker: docker.clone(),
             docker,
             fetcher: Fetcher::new(Guard::default(), None).unwrap(),

@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 38] = [
+pub static KEYS: [Key; 41] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -205,6 +205,21 @@ pub static KEYS: [Key; 38] = [
         "HIVEMIND_PULL_LIMIT",
         "Time in which a pull must come forward by 1 MiB or by a step of a layer; one that does not is broken off, and tried three times",
         ["duration", "1s to 24h", "10m"],
+    ),
+    key(
+        "HIVEMIND_TASK_NETWORK",
+        "What tasks may reach at the most: nothing, or with egress those that ask for it public IPv4 addresses",
+        ["word", "none or egress; egress needs nft, and the right to use it", "none"],
+    ),
+    key(
+        "HIVEMIND_EGRESS_DNS",
+        "Name servers of tasks with egress; they are asked from the task's own network, never by way of this machine",
+        ["list", "1 to 3 IPv4 addresses with commas between; a private one must be in HIVEMIND_EGRESS_ALLOW", "9.9.9.9,1.1.1.1"],
+    ),
+    key(
+        "HIVEMIND_EGRESS_ALLOW",
+        "Private networks that a task with egress may name in its own list of destinations",
+        ["list", "at most 64 IPv4 networks as 192.168.7.0/24, with commas between", "none"],
     ),
     key(
         "HIVEMIND_SHUTDOWN",

@@ -10,6 +10,7 @@ mod flags;
 pub mod keys;
 mod layers;
 mod near;
+mod network;
 mod resolve;
 mod secret;
 pub mod taskfile;
@@ -18,7 +19,7 @@ mod value;
 
 use std::ffi::OsString;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -112,8 +113,11 @@ pub struct Config {
     pub report_interval: Duration,
     /// `HIVEMIND_CPUS`, `HIVEMIND_MEMORY`, `HIVEMIND_DISK`, `HIVEMIND_SLOTS`.
     pub lent: Resources,
-    /// `HIVEMIND_TIMEOUT`, `HIVEMIND_MAX_TIMEOUT` and `HIVEMIND_FETCH_LIMIT`.
+    /// `HIVEMIND_TIMEOUT`, `HIVEMIND_MAX_TIMEOUT`, `HIVEMIND_FETCH_LIMIT`, `HIVEMIND_TASK_NETWORK` and
+    /// `HIVEMIND_EGRESS_ALLOW`.
     pub spec_defaults: SpecDefaults,
+    /// `HIVEMIND_EGRESS_DNS`.
+    pub egress_dns: Vec<Ipv4Addr>,
     /// `HIVEMIND_FETCH_ALLOW`.
     pub fetch_allowed: Allowed,
     /// `HIVEMIND_FETCH_CA_FILE`.
@@ -232,7 +236,11 @@ impl Config {
                 log_level: new.log_level,
                 report_interval: new.report_interval,
                 lent: new.lent,
-                spec_defaults: new.spec_defaults.clone(),
+                spec_defaults: SpecDefaults {
+                    // The firewall's rules were made for it.
+                    network: self.spec_defaults.network.clone(),
+                    ..new.spec_defaults.clone()
+                },
                 shutdown: new.shutdown,
                 warnings: new.warnings.clone(),
                 places: new.places.clone(),
@@ -252,7 +260,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 37] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 40] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
@@ -286,6 +294,9 @@ impl Config {
             ("HIVEMIND_FETCH_CA_FILE", self.fetch_ca_file == new.fetch_ca_file),
             ("HIVEMIND_FETCH_LIMIT", old_spec.max_fetch_bytes == new_spec.max_fetch_bytes),
             ("HIVEMIND_PULL_LIMIT", self.pull_limit == new.pull_limit),
+            ("HIVEMIND_TASK_NETWORK", old_spec.network.is_egress_allowed == new_spec.network.is_egress_allowed),
+            ("HIVEMIND_EGRESS_DNS", self.egress_dns == new.egress_dns),
+            ("HIVEMIND_EGRESS_ALLOW", old_spec.network.allow == new_spec.network.allow),
             ("HIVEMIND_SHUTDOWN", self.shutdown == new.shutdown),
             ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),

@@ -17,6 +17,7 @@ use super::error::{ConfigError, Place};
 use super::file::{self, FileContent};
 use super::flags::Flags;
 use super::layers::Layers;
+use super::network;
 use super::secret::Secret;
 use super::url::MasterUrl;
 use super::value::{self, shown};
@@ -56,6 +57,7 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
             path.display()
         ));
     }
+    let spec_defaults = spec_defaults(&layers)?;
     let report_interval = layers.read("RESOURCE_REPORT_INTERVAL", |text| value::whole(text, 5..=3_600))?;
     Ok(Config {
         master_url: master_url(&layers, "MASTER_NODE_URL", is_plaintext_allowed)?,
@@ -83,7 +85,8 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         log_level: layers.read("LOG_LEVEL", value::log_level)?.unwrap_or(LevelFilter::Info),
         log_file: layers.path("LOG_FILE"),
         report_interval: Duration::from_secs(report_interval.unwrap_or(30)),
-        spec_defaults: spec_defaults(&layers)?,
+        egress_dns: network::name_servers(&layers, &spec_defaults.network)?,
+        spec_defaults,
         fetch_allowed: layers.read("HIVEMIND_FETCH_ALLOW", Allowed::parse)?.unwrap_or_default(),
         fetch_ca_file: layers.path("HIVEMIND_FETCH_CA_FILE"),
         pull_limit: layers
@@ -320,6 +323,7 @@ fn spec_defaults(layers: &Layers<'_>) -> Result<SpecDefaults, ConfigError> {
         timeout: timeout.unwrap_or(defaults.timeout.min(max_timeout)),
         max_timeout,
         max_fetch_bytes: limit.unwrap_or(defaults.max_fetch_bytes),
+        network: network::policy(layers)?,
     })
 }
 

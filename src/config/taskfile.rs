@@ -15,7 +15,7 @@ use super::near;
 use super::value::{self, shown};
 
 /// The keys of a task file.
-pub const TASK_KEYS: [&str; 19] = [
+pub const TASK_KEYS: [&str; 21] = [
     "name",
     "image",
     "pull",
@@ -27,6 +27,8 @@ pub const TASK_KEYS: [&str; 19] = [
     "timeout_s",
     "grace_s",
     "priority",
+    "network",
+    "network_allow",
     "outputs",
     "max_output",
     "owner",
@@ -64,6 +66,10 @@ pub struct TaskFile {
     pub grace_ms: Option<u64>,
     /// 0 to 100.
     pub priority: Option<i64>,
+    /// `none` or `egress`.
+    pub network: Option<String>,
+    /// The only destinations with `egress`.
+    pub network_allow: Vec<String>,
     /// Patterns of files to collect.
     pub outputs: Vec<String>,
     /// Bytes of all collected files.
@@ -161,6 +167,8 @@ impl TaskFile {
         put("timeout_s", self.timeout_ms.map(thousandths));
         put("grace_s", self.grace_ms.map(thousandths));
         put("priority", self.priority.map(Value::from));
+        put("network", text(&self.network));
+        put("network_allow", list(&self.network_allow));
         put("outputs", list(&self.outputs));
         put("max_output", self.max_output_bytes.map(Value::from));
         put("owner", text(&self.owner));
@@ -188,6 +196,8 @@ impl TaskFile {
             timeout_ms: amount(self.timeout_ms),
             grace_ms: self.grace_ms.map(|grace| amount(Some(grace))),
             priority: self.priority,
+            network: self.network.clone().unwrap_or_default(),
+            network_allow: self.network_allow.clone(),
             outputs: self.outputs.clone(),
             max_output_bytes: amount(self.max_output_bytes),
             inputs_url: self.inputs_url.clone().unwrap_or_default(),
@@ -219,6 +229,8 @@ impl TaskFile {
             "priority" => {
                 self.priority = Some(value.as_i64().ok_or("must be a whole number from 0 to 100")?);
             }
+            "network" => self.network = Some(text(value)?),
+            "network_allow" => self.network_allow = texts(value)?,
             "outputs" => self.outputs = texts(value)?,
             "max_output" => self.max_output_bytes = Some(bytes(&value)?),
             "owner" => self.owner = Some(text(value)?),
@@ -353,7 +365,8 @@ mod tests {
     fn reads_every_key_and_gives_it_back() {
         let text = r#"{"name": "n", "image": "python:3", "pull": "never", "command": ["python3", "-c", "x"],
             "env": {"A": "1", "B": ""}, "cpu": 1.5, "memory": "256MiB", "disk": 1000000, "timeout_s": 90,
-            "grace_s": 0.25, "priority": 7, "outputs": ["output/**"], "max_output": "1GB", "owner": "o",
+            "grace_s": 0.25, "priority": 7, "network": "egress",
+            "network_allow": ["203.0.113.0/24:443"], "outputs": ["output/**"], "max_output": "1GB", "owner": "o",
             "inputs_url": "https://h/x.zip", "inputs_url_bytes": "2MiB",
             "inputs_sha256": "2C26B46B68FFC68FF99B453C1D30413413422D706483BFA0F98A5E886266E7AE"}"#;
         let task = TaskFile::parse(text).unwrap();
@@ -365,6 +378,10 @@ mod tests {
         assert_eq!(TaskFile::parse(&task.to_json()).unwrap(), task);
         let offer = task.to_offer();
         assert_eq!((offer.task.as_str(), offer.attempt, offer.cpu_millis), ("n", 1, 1_500));
+        assert_eq!(
+            (offer.network.as_str(), &offer.network_allow[..]),
+            ("egress", &["203.0.113.0/24:443".to_owned()][..])
+        );
         assert_eq!(offer.env, [("A".to_owned(), "1".to_owned()), ("B".to_owned(), String::new())]);
         assert_eq!((offer.inputs_url.as_str(), offer.inputs_url_bytes), ("https://h/x.zip", 2 << 20));
         assert_eq!((offer.inputs_sha256.len(), offer.inputs_sha256[0]), (32, 0x2c));

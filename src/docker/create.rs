@@ -130,6 +130,9 @@ pub struct HostConfig {
     pub extra_hosts: Vec<String>,
     /// Name servers; empty: the engine's choice.
     pub dns: Vec<String>,
+    /// Domains that names are completed with; empty: those of the machine, `.`: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns_search: Vec<String>,
     /// Parent cgroup; empty: the engine's.
     pub cgroup_parent: String,
 }

@@ -189,6 +189,9 @@ pub struct HostConfigReadBack {
     /// Name servers.
     #[serde(deserialize_with = "or_default")]
     pub dns: Vec<String>,
+    /// Domains in which names are looked up.
+    #[serde(deserialize_with = "or_default")]
+    pub dns_search: Vec<String>,
     /// Ports of the machine that lead into it.
     #[serde(deserialize_with = "or_default")]
     pub port_bindings: BTreeMap<String, serde_json::Value>,

@@ -6,6 +6,7 @@ pub mod guard;
 pub mod id;
 pub mod image;
 pub mod leftover;
+pub mod net;
 pub mod offer;
 pub mod order;
 pub mod record;

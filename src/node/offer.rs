@@ -36,6 +36,8 @@ pub struct Offer {
     pub priority: Option<i64>,
     /// `none`, `egress`, or empty for `none`.
     pub network: String,
+    /// The only destinations with `egress`; empty means every public one.
+    pub network_allow: Vec<String>,
     /// `finish`, `stop`, or empty for `finish`.
     pub at_lease_end: String,
     /// Patterns of files to collect, below the work folder; empty means `output/**`.

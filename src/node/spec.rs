@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id::{AttemptKey, Id};
 use super::image::ImageRef;
+use super::net::{Destination, NetworkPolicy};
 use super::offer::Offer;
 use super::resources::Resources;
 use super::url::Url;
@@ -42,6 +43,8 @@ pub const MAX_PATTERNS: usize = 64;
 pub const MAX_PATTERN_BYTES: usize = 1_024;
 /// Stars in one component of a pattern. Matching one costs up to the name's length to this power, in the worst case.
 pub const MAX_STARS: usize = 4;
+/// As for [`MAX_PATTERNS`].
+pub const MAX_DESTINATIONS: usize = 64;
 /// Longest time between SIGTERM and SIGKILL.
 pub const MAX_GRACE: Duration = Duration::from_secs(60);
 
@@ -54,11 +57,18 @@ pub struct SpecDefaults {
     pub max_timeout: Duration,
     /// Largest archive that is fetched from a URL.
     pub max_fetch_bytes: u64,
+    /// What tasks may reach.
+    pub network: NetworkPolicy,
 }
 
 impl Default for SpecDefaults {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(3_600), max_timeout: Duration::from_secs(86_400), max_fetch_bytes: 1 << 30 }
+        Self {
+            timeout: Duration::from_secs(3_600),
+            max_timeout: Duration::from_secs(86_400),
+            max_fetch_bytes: 1 << 30,
+            network: NetworkPolicy::default(),
+        }
     }
 }
 
@@ -80,6 +90,8 @@ pub enum PullPolicy {
 pub enum Network {
     /// Its own loopback only.
     None,
+    /// Out to public addresses.
+    Egress,
 }
 
 /// What happens when the master has not been heard for the length of the lease.
@@ -132,6 +144,9 @@ pub struct TaskSpec {
     pub priority: u8,
     /// What the task may reach.
     pub network: Network,
+    /// With egress: the only destinations; empty: every public one. Attempts from before there were lists have none.
+    #[serde(default)]
+    pub network_allow: Vec<Destination>,
     /// What happens at the lease's end.
     pub at_lease_end: AtLeaseEnd,
     /// Patterns of files to collect, below the work folder.
@@ -191,7 +206,8 @@ impl TaskSpec {
             )?),
             grace: Duration::from_millis(optional("grace_ms", offer.grace_ms, 10_000, 0..=millis(MAX_GRACE))?),
             priority: u8::try_from(optional("priority", offer.priority, 50, 0..=100)?).unwrap_or(100),
-            network: network(&offer.network)?,
+            network: network(&offer.network, &defaults.network)?,
+            network_allow: destinations(offer, &defaults.network)?,
             at_lease_end: at_lease_end(&offer.at_lease_end)?,
             outputs: patterns(&offer.outputs)?,
             max_output_bytes: amount("max_output_bytes", offer.max_output_bytes, 1 << 30, 1..=MAX_BYTES)?,
@@ -267,12 +283,46 @@ fn pull_policy(text: &str, image: &ImageRef) -> Result<PullPolicy, FieldError> {
     }
 }
 
-fn network(text: &str) -> Result<Network, FieldError> {
+fn network(text: &str, policy: &NetworkPolicy) -> Result<Network, FieldError> {
     match text {
         "" | "none" => Ok(Network::None),
-        "egress" => Err(refuse("network", "is egress, which this node does not offer: use none")),
+        "egress" if policy.is_egress_allowed => Ok(Network::Egress),
+        "egress" => {
+            let reason = "is egress, which the owner of this node does not allow: HIVEMIND_TASK_NETWORK=egress would";
+            Err(refuse("network", reason))
+        }
         _ => Err(refuse("network", "must be none or egress")),
     }
+}
+
+fn destinations(offer: &Offer, policy: &NetworkPolicy) -> Result<Vec<Destination>, FieldError> {
+    let list = &offer.network_allow;
+    if list.len() > MAX_DESTINATIONS {
+        let reason = format!("has {} entries, at most {MAX_DESTINATIONS} are allowed", list.len());
+        return Err(refuse("network_allow", reason));
+    }
+    if !list.is_empty() && offer.network != "egress" {
+        return Err(refuse("network_allow", "has entries, which only a task with network egress can have"));
+    }
+    let entry = |(index, text): (usize, &String)| {
+        destination(text, policy).map_err(|reason| refuse(&format!("network_allow[{index}]"), reason))
+    };
+    list.iter().enumerate().map(entry).collect()
+}
+
+/// A network around private ones is fine: those in it stay closed.
+fn destination(text: &str, policy: &NetworkPolicy) -> Result<Destination, String> {
+    let destination: Destination = text.parse()?;
+    let net = destination.net;
+    if net.is_never() {
+        return Err(format!("is {net}, which no task may reach"));
+    }
+    if net.is_private() && !policy.opens(&net) {
+        return Err(format!(
+            "is {net}, a private network that the owner of this node does not open by HIVEMIND_EGRESS_ALLOW"
+        ));
+    }
+    Ok(destination)
 }
 
 fn at_lease_end(text: &str) -> Result<AtLeaseEnd, FieldError> {

@@ -53,6 +53,7 @@ pub fn offer(assignment: schema::Assignment) -> Offer {
         inputs_sha256: assignment.inputs_sha256,
         inputs_url: assignment.inputs_url,
         inputs_url_bytes: assignment.inputs_url_bytes,
+        network_allow: assignment.network_allow,
         digest: [0; 32],
     }
 }

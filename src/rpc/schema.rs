@@ -500,6 +500,8 @@ pub struct Assignment {
     pub inputs: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "19")]
     pub inputs_sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, repeated, tag = "20")]
+    pub network_allow: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "22")]
     pub inputs_url: ::prost::alloc::string::String,
     #[prost(int64, tag = "23")]

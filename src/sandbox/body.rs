@@ -2,19 +2,21 @@
 //! chooses is its image, its argument vector, its environment and its amounts.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 
 use super::image::TaskImage;
 use super::naming::{Identity, LABEL_SPEC};
+use super::probe::PROGRAM;
 use crate::docker::{
     CreateBody, Healthcheck, HostConfig, HostConfigReadBack, LogConfig, Mount, MountType, RestartPolicy, Ulimit,
     VolumeOptions,
 };
 use crate::node::account::AppliedLimits;
 use crate::node::record::FinalReport;
-use crate::node::spec::{TaskSpec, base_image_name};
+use crate::node::spec::{Network, TaskSpec, base_image_name};
 use crate::sys::text::hex;
 
 /// The user of every task. Numeric, so that no image's `/etc/passwd` decides who it is.
@@ -41,6 +43,11 @@ const OOM_SCORE_ADJ: i32 = 500;
 /// cgroup weight of a task with priority 50; the host's own groups have 1,024.
 const SHARES_PER_PRIORITY: i64 = 10;
 
+/// The probe is a short Python program.
+const PROBE_MEMORY: i64 = 64 << 20;
+/// See [`PROBE_MEMORY`].
+const PROBE_PIDS: i64 = 16;
+
 /// Where a container's volume gets its owner from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VolumeOwner {
@@ -56,7 +63,7 @@ pub fn volume_owner(spec: &TaskSpec) -> VolumeOwner {
 }
 
 /// The body, with its own digest among the labels.
-pub fn task_body(spec: &TaskSpec, identity: &Identity, image: &TaskImage) -> CreateBody {
+pub fn task_body(spec: &TaskSpec, identity: &Identity, image: &TaskImage, dns: &[Ipv4Addr]) -> CreateBody {
     let (entrypoint, cmd) = match spec.command.split_first() {
         Some((program, words)) => (vec![program.clone()], words.to_vec()),
         None => (vec!["/bin/sh".to_owned()], vec![format!("{WORK_FOLDER}/{STARTER}")]),
@@ -71,7 +78,7 @@ pub fn task_body(spec: &TaskSpec, identity: &Identity, image: &TaskImage) -> Cre
         working_dir: WORK_FOLDER.to_owned(),
         labels: identity.labels(&spec.key, "task"),
         hostname: "task".to_owned(),
-        network_disabled: true,
+        network_disabled: spec.network == Network::None,
         attach_stdout: true,
         attach_stderr: true,
         tty: false,
@@ -79,6 +86,9 @@ pub fn task_body(spec: &TaskSpec, identity: &Identity, image: &TaskImage) -> Cre
         stop_signal: Some("SIGTERM".to_owned()),
         host_config: host_config(spec, &name, &image.scratch),
     };
+    if spec.network == Network::Egress {
+        connect(&mut body.host_config, &name, dns);
+    }
     let bytes = serde_json::to_vec(&body).unwrap_or_default();
     body.labels.insert(LABEL_SPEC.to_owned(), hex(digest(&SHA256, &bytes).as_ref()));
     body
@@ -137,6 +147,14 @@ fn host_config(spec: &TaskSpec, volume: &str, scratch: &[String]) -> HostConfig 
     }
 }
 
+/// Onto a network of its own. Without servers and domains of ours the engine would take the machine's, and ask those of the
+/// local network in the machine's name.
+fn connect(host: &mut HostConfig, network: &str, dns: &[Ipv4Addr]) {
+    host.network_mode = network.to_owned();
+    host.dns = dns.iter().map(Ipv4Addr::to_string).collect();
+    host.dns_search = vec![".".to_owned()];
+}
+
 fn ulimit(name: &str, value: i64) -> Ulimit {
     Ulimit { name: name.to_owned(), soft: value, hard: value }
 }
@@ -168,6 +186,34 @@ pub fn owner_body(spec: &TaskSpec, identity: &Identity, image_id: &str) -> Creat
     }
 }
 
+/// A container that tries the network of this name: our own program and nothing to write to.
+pub fn probe_body(image_id: &str, network: &str, labels: BTreeMap<String, String>, targets: Vec<String>) -> CreateBody {
+    let mut host_config = HostConfig {
+        memory: PROBE_MEMORY,
+        memory_swap: PROBE_MEMORY,
+        pids_limit: Some(PROBE_PIDS),
+        cap_drop: vec!["ALL".to_owned()],
+        security_opt: vec!["no-new-privileges".to_owned()],
+        readonly_rootfs: true,
+        ipc_mode: "private".to_owned(),
+        cgroupns_mode: "private".to_owned(),
+        ..HostConfig::default()
+    };
+    // It asks for no name.
+    connect(&mut host_config, network, &[Ipv4Addr::UNSPECIFIED]);
+    let command = ["python3", "-I", "-c", PROGRAM].map(str::to_owned).into_iter().chain(targets);
+    CreateBody {
+        image: image_id.to_owned(),
+        entrypoint: Some(Vec::new()),
+        cmd: Some(command.collect()),
+        user: format!("{TASK_USER}:{TASK_USER}"),
+        labels,
+        healthcheck: Some(Healthcheck::none()),
+        host_config,
+        ..CreateBody::default()
+    }
+}
+
 /// What holds for the container: what the engine said back, and what the node itself watches over.
 pub fn applied_limits(spec: &TaskSpec, got: &HostConfigReadBack) -> AppliedLimits {
     let known = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
@@ -191,16 +237,20 @@ pub fn note_limit_reached(report: &mut FinalReport, spec: &TaskSpec) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::net::NetworkPolicy;
     use crate::node::offer::Offer;
     use crate::node::spec::SpecDefaults;
 
+    const DNS: [Ipv4Addr; 1] = [Ipv4Addr::new(203, 0, 113, 53)];
+
     fn spec(offer: Offer) -> TaskSpec {
         let offer = Offer { task: "t".to_owned(), attempt: 1, ..offer };
-        TaskSpec::check(&offer, &SpecDefaults::default()).unwrap()
+        let network = NetworkPolicy { is_egress_allowed: true, ..NetworkPolicy::default() };
+        TaskSpec::check(&offer, &SpecDefaults { network, ..SpecDefaults::default() }).unwrap()
     }
 
     fn body(offer: Offer) -> CreateBody {
-        task_body(&spec(offer), &Identity::new("n", b"k"), &TaskImage::default())
+        task_body(&spec(offer), &Identity::new("n", b"k"), &TaskImage::default(), &DNS)
     }
 
     #[test]

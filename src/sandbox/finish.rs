@@ -10,6 +10,7 @@ use super::task::{Ended, Task};
 use crate::docker::{Change, Docker, Error, Stop};
 use crate::node::order::TaskNews;
 use crate::node::record::{FIRST_OUTPUT, FinalReport, Outcome, Phase, StreamEnd};
+use crate::node::spec::Network;
 use crate::store::StreamWriter;
 use crate::sys::failpoint::{self, FailPoint};
 
@@ -101,11 +102,11 @@ impl Task {
         })
     }
 
-    /// Removes container, helper and volume; what could not be, in words. Tries until the engine answers, or until the
+    /// Removes container, helper, volume and network; what could not be, in words. Tries until the engine answers, or until the
     /// worker lets go: then the next start removes the rest.
     pub fn clean(&self) -> Option<String> {
         let (container, helper, volume) = (self.name.clone(), format!("{}-owner", self.name), self.name.clone());
-        let removals = [
+        let mut removals = vec![
             self.remove(move |docker| docker.remove_container(&container)),
             self.remove(move |docker| {
                 failpoint::pass(FailPoint::Cleaning);
@@ -113,6 +114,14 @@ impl Task {
             }),
             self.remove(move |docker| docker.remove_volume(&volume)),
         ];
+        if self.spec.network == Network::Egress {
+            let network = self.name.clone();
+            removals.push(self.remove(move |docker| docker.remove_network(&network)));
+            // Behind the network: there is no moment at which one is there without rules.
+            if removals.iter().all(Result::is_ok) {
+                removals.push(self.close_network());
+            }
+        }
         let troubles: Vec<String> = removals.into_iter().filter_map(Result::err).collect();
         (!troubles.is_empty()).then(|| troubles.join("; "))
     }

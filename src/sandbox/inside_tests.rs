@@ -148,7 +148,7 @@ fn asked() -> CreateBody {
         ..Offer::default()
     };
     let spec = TaskSpec::check(&offer, &SpecDefaults::default()).unwrap();
-    task_body(&spec, &Identity::new("n", b"k"), &TaskImage::default())
+    task_body(&spec, &Identity::new("n", b"k"), &TaskImage::default(), &[])
 }
 
 /// File, a text in it, what is there instead, and a word of what is said then.

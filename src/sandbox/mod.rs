@@ -15,6 +15,9 @@
 //! | `step` | long engine calls that can be released |
 //! | `capture` | the output thread |
 //! | `adopt`, `gap`, `settle` | taking over after a restart, and the output of the time between |
+//! | `network` | a task's own network, for tasks with egress |
+//! | `guard`, `nft`, `probe` | the firewall's rules for these networks, kept and tried |
+//! | `firewall`, `subnet` | the rules' text, and which addresses a network gets: pure |
 //! | `disk` | the watch over a task's work folder |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
 //! | `kills`, `oom` | the kernel's count of processes killed for memory, and its log, where the engine has missed it |
@@ -32,8 +35,10 @@ mod collector;
 mod disk;
 mod engine;
 mod finish;
+mod firewall;
 mod gap;
 mod gauge;
+mod guard;
 mod image;
 mod inputs;
 mod inside;
@@ -43,9 +48,12 @@ mod kills;
 mod meter;
 mod mounts;
 mod naming;
+mod network;
+mod nft;
 mod oom;
 mod pattern;
 mod prepare;
+mod probe;
 mod pull;
 mod readback;
 mod remote;
@@ -54,6 +62,7 @@ mod settle;
 mod shim;
 mod step;
 mod stop;
+mod subnet;
 mod sweep;
 mod task;
 mod verdict;
@@ -61,6 +70,7 @@ mod verdict;
 pub use body::TASK_USER;
 pub use collector::{Ask, Collector, Parts as CollectorParts, asks};
 pub use engine::{EngineNews, EngineWatch, Hooks, can_hold};
+pub use guard::{Egress, EgressGuard, EgressSettings};
 pub use inputs::{InputError, Starter, rewrite as rewrite_inputs};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
 pub use task::{Beginning, Context, TaskHandle, Teller, start};

@@ -16,7 +16,7 @@ pub const LABEL_KEY: &str = "hivemind.key";
 pub const LABEL_TASK: &str = "hivemind.task";
 /// Attempt.
 pub const LABEL_ATTEMPT: &str = "hivemind.attempt";
-/// `task`, or `owner` for the helper that gives the work folder its owner.
+/// `task`, `owner` for the helper that gives the work folder its owner, or `probe` for what tries the tasks' network.
 pub const LABEL_ROLE: &str = "hivemind.role";
 /// Digest of the create body.
 pub const LABEL_SPEC: &str = "hivemind.spec";
@@ -41,7 +41,7 @@ impl Identity {
         format!("{LABEL_KEY}={}", self.key)
     }
 
-    /// Name of the attempt's container and volume.
+    /// Name of the attempt's container, volume and network.
     pub fn name(&self, key: &AttemptKey) -> String {
         let text = format!("{}\0{}\0{}", self.key, key.task, key.attempt);
         format!("hivemind-{}", hex(&digest(&SHA256, text.as_bytes()).as_ref()[..12]))
@@ -49,14 +49,16 @@ impl Identity {
 
     /// Labels of a thing of the attempt in this role.
     pub fn labels(&self, key: &AttemptKey, role: &str) -> BTreeMap<String, String> {
-        let labels = [
-            (LABEL_NODE, self.node.clone()),
-            (LABEL_KEY, self.key.clone()),
-            (LABEL_TASK, key.task.to_string()),
-            (LABEL_ATTEMPT, key.attempt.to_string()),
-            (LABEL_ROLE, role.to_owned()),
-        ];
-        labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        let mut labels = self.node_labels(role);
+        labels.insert(LABEL_TASK.to_owned(), key.task.to_string());
+        labels.insert(LABEL_ATTEMPT.to_owned(), key.attempt.to_string());
+        labels
+    }
+
+    /// Labels of a thing of the node itself.
+    pub fn node_labels(&self, role: &str) -> BTreeMap<String, String> {
+        let labels = [(LABEL_NODE, &*self.node), (LABEL_KEY, &*self.key), (LABEL_ROLE, role)];
+        labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
 }
 

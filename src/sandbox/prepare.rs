@@ -29,7 +29,8 @@ impl Task {
         for path in &task_image.scratch {
             self.tell(TaskNews::Note(format!("{path}, a volume of the image, is an empty file system in memory")));
         }
-        let body = task_body(&self.spec, &self.context.identity, &task_image);
+        let body = task_body(&self.spec, &self.context.identity, &task_image, &self.context.egress.dns);
+        self.open_network()?;
         self.volume(&image)?;
         let id = self.container(&body)?;
         self.mark(|marks| marks.container_id = Some(id));

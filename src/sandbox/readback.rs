@@ -77,6 +77,7 @@ fn walls(body: &CreateBody, found: &ContainerInspect) -> Vec<Check> {
         check("NetworkMode", format!("network {}", asked.network_mode), got.network_mode == asked.network_mode),
         check("Networks", "network as the only one", is_alone || found.networks == [asked.network_mode.as_str()]),
         check("Dns", "name servers", got.dns == asked.dns),
+        check("DnsSearch", "domains of names", got.dns_search == asked.dns_search),
         check("ExtraHosts", "hosts file", got.extra_hosts == asked.extra_hosts),
         check("PidMode", "process namespace of its own", is_own(&got.pid_mode) && asked.pid_mode.is_empty()),
         check("UTSMode", "host name of its own", is_own(&got.uts_mode) && asked.uts_mode.is_empty()),
@@ -159,6 +160,7 @@ mod tests {
             &TaskSpec::check(&offer, &SpecDefaults::default()).unwrap(),
             &Identity::new("n", b"k"),
             &TaskImage { id: "sha256:1".to_owned(), scratch: vec!["/data".to_owned()] },
+            &[],
         )
     }
 
@@ -210,6 +212,7 @@ mod tests {
             ("/HostConfig/NetworkMode", json!("host")),
             ("/NetworkSettings/Networks", json!({"none": {}, "bridge": {}})),
             ("/HostConfig/Dns", json!(["192.168.1.1"])),
+            ("/HostConfig/DnsSearch", json!(["lan"])),
             ("/HostConfig/ExtraHosts", json!(["gateway:host-gateway"])),
             ("/HostConfig/PidMode", json!("host")),
             ("/HostConfig/UTSMode", json!("host")),

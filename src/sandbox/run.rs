@@ -67,6 +67,8 @@ pub struct Run {
     limits: Option<AppliedLimits>,
     /// What the engine took, each once.
     pub(super) signals: Vec<String>,
+    /// Of the rules that guard its network.
+    pub(super) seen_repairs: Option<u64>,
 }
 
 impl Run {
@@ -93,6 +95,7 @@ impl Run {
             has_memory_alert: false,
             limits: None,
             signals: Vec::new(),
+            seen_repairs: None,
         }
     }
 
@@ -295,6 +298,7 @@ impl Task {
         } else if run.stopping.is_none() {
             self.freeze(run, desired.is_paused, now);
             self.look_at_disk(run, now);
+            self.look_at_network(run, now);
         }
         self.press(run, now);
         let has_news = desired.engine_news != run.seen_engine_news;

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::bundle::Told;
 use super::capture::Tail;
+use super::guard::Egress;
 use super::naming::{Identity, LABEL_KEY};
 use super::run::Run;
 use super::step::{Break, Step};
@@ -38,6 +39,8 @@ pub struct Context {
     pub store: Store,
     /// Whose things are ours.
     pub identity: Identity,
+    /// Keeps the rules for tasks with egress.
+    pub egress: Egress,
     /// The clock that counts suspend.
     pub clock: fn() -> Duration,
     /// Tells this boot from others.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::folder::{FoundAttempt, Meta, StreamId, Verdict};
 use super::record::RecordLine;
 use crate::node::id::{AttemptKey, Id};
+use crate::node::net::NetworkPolicy;
 use crate::node::offer::Offer;
 use crate::node::record::{EventKind, FIRST_OUTPUT, FinalReport, Outcome, Phase, STDERR, STDOUT, StreamEnd};
 use crate::node::resources::Resources;
@@ -93,9 +94,10 @@ impl Wants {
 
     /// Of an assignment that passes the check; another one takes a slot and is left to the node to judge.
     pub fn of(offer: &Offer) -> Self {
-        // Whatever running time the desk has let pass.
+        // Whatever running time and network the desk has let pass.
+        let network = NetworkPolicy::everything();
         let defaults =
-            SpecDefaults { max_timeout: Duration::MAX, max_fetch_bytes: MAX_BYTES, ..SpecDefaults::default() };
+            SpecDefaults { max_timeout: Duration::MAX, max_fetch_bytes: MAX_BYTES, network, ..SpecDefaults::default() };
         match TaskSpec::check(offer, &defaults) {
             Ok(spec) => Self { needs: spec.needs(), priority: spec.priority, max_output_bytes: spec.max_output_bytes },
             Err(_) => Self { needs: Resources { slots: 1, ..Resources::default() }, priority: 50, max_output_bytes: 0 },

@@ -71,6 +71,7 @@ pub fn assignment(offer: Offer) -> schema::Assignment {
         inputs_sha256: offer.inputs_sha256,
         inputs_url: offer.inputs_url,
         inputs_url_bytes: offer.inputs_url_bytes,
+        network_allow: offer.network_allow,
     }
 }
 

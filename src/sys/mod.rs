@@ -5,6 +5,7 @@ pub mod ends;
 pub mod failpoint;
 pub mod lock;
 pub mod private;
+pub mod process;
 pub mod signal;
 pub mod text;
 pub mod time;

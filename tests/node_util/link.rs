@@ -99,7 +99,8 @@ impl Drop for Link {
     }
 }
 
-fn here(words: &[&str]) {
+/// Runs a command to its end, which must be a good one.
+pub fn here(words: &[&str]) {
     let output = Command::new(words[0]).args(&words[1..]).output();
     let output = output.unwrap_or_else(|error| panic!("{words:?}: {error}: scripts/faults.sh installs what is needed"));
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));

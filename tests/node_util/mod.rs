@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use hivemind_worker::docker::{Docker, DockerHost, Event as EngineEvent, EventAction, EventFilter, NodeTimeouts, Stop};
 use hivemind_worker::monitor::{SubmissionView, Submissions};
 use hivemind_worker::node::id::Id;
+use hivemind_worker::node::net::NetworkPolicy;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::record::{Event, EventKind, FinalReport, Outcome, Phase};
 use hivemind_worker::node::snapshot::{NodeState, Snapshot};
@@ -31,6 +32,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 pub mod link;
+pub mod neighbourhood;
 pub mod own_engine;
 pub mod python_master;
 pub mod relay;
@@ -232,7 +234,9 @@ impl Scene {
             return self.start_python(contract);
         }
         let listen = self.master_address.unwrap_or_else(|| (self.listen, 0).into());
-        let (terms, defaults) = (self.terms.clone(), self.limits.clone());
+        // What a node's owner allows is the node's to judge.
+        let defaults = SpecDefaults { network: NetworkPolicy::everything(), ..self.limits.clone() };
+        let terms = self.terms.clone();
         let config = MasterConfig { listen, terms, defaults, ..MasterConfig::new(self.dir.join("master")) };
         let master = Master::start(config).unwrap();
         self.master_address = Some(master.address());
@@ -577,6 +581,9 @@ impl Drop for Scene {
         }
         for volume in self.docker.list_volumes(&[&filter]).unwrap_or_default() {
             let _ = self.docker.remove_volume(&volume.name);
+        }
+        for network in self.docker.list_networks(&[&filter]).unwrap_or_default() {
+            let _ = self.docker.remove_network(&network.id);
         }
         drop(self.master.take());
         let _ = fs::remove_dir_all(&self.dir);

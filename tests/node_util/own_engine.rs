@@ -25,6 +25,15 @@ pub enum Containers {
     LiveOn,
 }
 
+/// Where its bridges are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bridges {
+    /// In a network name space of its own, without rules.
+    Apart,
+    /// In the test's, which must be one of its own; with the engine's rules.
+    Here,
+}
+
 /// See the module's text.
 pub struct OwnEngine {
     /// Its files.
@@ -32,6 +41,7 @@ pub struct OwnEngine {
     containers: Containers,
     /// Words before and behind those that start it.
     words: (Vec<String>, Vec<String>),
+    bridges: Bridges,
     child: Option<Child>,
 }
 
@@ -49,7 +59,20 @@ impl OwnEngine {
     ) -> Self {
         let dir = folder(name);
         let words = words(&dir);
-        Self::start_in(dir, containers, words)
+        Self::start_in(dir, containers, words, Bridges::Apart)
+    }
+
+    /// Starts it within [`super::link::in_namespace`], with networks that lead out of there, and with this image of the
+    /// machine's engine.
+    pub fn start_with_networks(name: &str, image: &str) -> Self {
+        let engine = Self::start_in(folder(name), Containers::LiveOn, (Vec::new(), Vec::new()), Bridges::Here);
+        let save = Command::new("docker").args(["save", image]).stdout(Stdio::piped()).spawn();
+        let mut save = save.expect("this test needs the docker command");
+        let mut load = Command::new("docker");
+        load.args(["--host", &engine.host(), "load"]).stdin(save.stdout.take().unwrap());
+        let load = load.output().unwrap();
+        assert!(save.wait().unwrap().success() && load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
+        engine
     }
 
     /// As [`Self::start`], with a disk of so much for all that it keeps.
@@ -61,13 +84,12 @@ impl OwnEngine {
             Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]).arg(&data).output();
         let output = output.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Self::start_in(dir, Containers::EndWithIt, (Vec::new(), Vec::new()))
+        Self::start_in(dir, Containers::EndWithIt, (Vec::new(), Vec::new()), Bridges::Apart)
     }
 
-    fn start_in(dir: PathBuf, containers: Containers, words: (Vec<String>, Vec<String>)) -> Self {
-        let mut engine = Self { dir, containers, words, child: None };
+    fn start_in(dir: PathBuf, containers: Containers, words: (Vec<String>, Vec<String>), bridges: Bridges) -> Self {
+        let mut engine = Self { dir, containers, words, bridges, child: None };
         engine.start_again();
-        engine.import();
         engine
     }
 
@@ -77,9 +99,15 @@ impl OwnEngine {
         self.remove_stale_ids();
         let at = |name: &str| self.dir.join(name).display().to_string();
         let log = File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
-        let mut command = Command::new("unshare");
-        command.arg("--net").args(&self.words.0);
-        command.args(["dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"]).args(&self.words.1);
+        let mut command = match self.bridges {
+            Bridges::Apart => Command::new("unshare"),
+            Bridges::Here => Command::new("dockerd"),
+        };
+        if self.bridges == Bridges::Apart {
+            command.arg("--net").args(&self.words.0);
+            command.args(["dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        }
+        command.args(&self.words.1);
         command.args(["--host", &self.host(), "--pidfile", &at("pid")]);
         command.args(["--data-root", &at("data"), "--exec-root", &at("exec")]);
         if self.containers == Containers::LiveOn {

@@ -43,6 +43,7 @@ pub fn good() -> Assignment {
         inputs_sha256: Vec::new(),
         inputs_url: String::new(),
         inputs_url_bytes: 0,
+        network_allow: Vec::new(),
     }
 }
 
@@ -127,11 +128,11 @@ pub fn number_field(number: u64, value: u64) -> Vec<u8> {
 }
 
 #[rustfmt::skip]
-pub const FIELDS: [(u64, &str, u64); 21] = [
+pub const FIELDS: [(u64, &str, u64); 22] = [
     (1, "key", 2), (2, "owner_id", 2), (3, "image", 2), (4, "pull", 2), (5, "command", 2), (6, "env", 2),
     (7, "cpu_millis", 0), (8, "memory_bytes", 0), (9, "disk_bytes", 0), (10, "gpus", 0), (11, "timeout_ms", 0),
     (12, "grace_ms", 0), (13, "priority", 0), (14, "network", 2), (15, "at_lease_end", 2), (16, "outputs", 2),
-    (17, "max_output_bytes", 0), (18, "inputs", 2), (19, "inputs_sha256", 2), (22, "inputs_url", 2),
+    (17, "max_output_bytes", 0), (18, "inputs", 2), (19, "inputs_sha256", 2), (20, "network_allow", 2), (22, "inputs_url", 2),
     (23, "inputs_url_bytes", 0),
 ];
 
