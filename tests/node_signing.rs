@@ -54,7 +54,7 @@ fn a_key_that_the_owner_names_is_the_only_one() {
     });
     scene.signal(Signal::TERM);
     scene.until_exit();
-    scene.env[0].1 = hex(&scene.signing_key());
+    scene.set_env("MASTER_SIGNING_KEY", &hex(&scene.signing_key()));
     scene.start(&[]);
     scene.submit(python("taken", "print('up')\n"));
     assert_eq!(how(&scene.until_complete("taken")), (Outcome::Succeeded, Some(0)));

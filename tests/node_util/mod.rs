@@ -415,6 +415,12 @@ impl Scene {
 
     // ---- the worker
 
+    /// Sets a variable of the next worker's environment, whatever it was.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+    }
+
     /// A command of the binary on this node's state folder.
     pub fn command(&self, args: &[&str]) -> Command {
         let binary = env!("CARGO_BIN_EXE_hivemind-worker");

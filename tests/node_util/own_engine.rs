@@ -90,6 +90,9 @@ impl OwnEngine {
     fn start_in(dir: PathBuf, containers: Containers, words: (Vec<String>, Vec<String>), bridges: Bridges) -> Self {
         let mut engine = Self { dir, containers, words, bridges, child: None };
         engine.start_again();
+        if bridges == Bridges::Apart {
+            engine.import();
+        }
         engine
     }
 
