@@ -1,8 +1,9 @@
 //! The kernel's own word that a container ran out of memory.
 //!
 //! The engine loses it at times: its runtime asks whether the container's cgroup is still there when it hears of the event,
-//! and one whose only process was killed is gone by then (seen in 1 of 32 ends on a busy machine). The kernel's log keeps
-//! it, and no container can write there. Where the log can't be read, there is only the engine's word.
+//! and one whose only process was killed is gone by then. `kills` counts for itself, but only from its first look on: of a
+//! container that ended before that, or while no worker was there, the kernel's log is what is left. No container can write
+//! there; the kernel limits it to ten such ends in five seconds. Where it can't be read, there is only the engine's word.
 
 use std::fs::OpenOptions;
 use std::io::Read;
