@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use fetch_util::{Request, Scratch, Server, fetcher, sha256};
 use hivemind_worker::fetch::{Download, FetchError, Fetcher, Resolver, Stop, Wanted};
-use hivemind_worker::node::guard::{Allowed, Guard, Network};
+use hivemind_worker::node::guard::{Allowed, Guard};
 
 /// A stop must act well within this.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -140,7 +140,7 @@ fn of_mixed_answers_only_what_the_guard_leaves_is_connected_to() {
         counter.fetch_add(1, Ordering::Relaxed);
         Ok(["127.0.0.2", "127.0.0.1"].map(|text| text.parse::<IpAddr>().unwrap()).to_vec())
     });
-    let guard = Guard::new(Allowed::parse("data.test").unwrap(), vec![Network::parse("127.0.0.2").unwrap()]);
+    let guard = Guard::new(Allowed::parse("data.test").unwrap(), vec!["127.0.0.2".parse().unwrap()]);
     let mixed = server.trusting(guard).with_resolver(Arc::clone(&resolver));
     once(&mixed, wanted(&server.url("/x"), b"x")).0.unwrap();
     // The checked address is the one connected to: no second look-up could have another answer.

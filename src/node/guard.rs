@@ -4,71 +4,20 @@
 //! What can't be known here: prefixes of NAT64 that a network has chosen for itself, and public addresses of the owner's
 //! that mean a private service. The one connected to must not be this machine's own, which only the connection tells.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::net::{Net, v4, v6};
 use super::url::Url;
 
 /// Entries of a list that a person writes.
 const MAX_ALLOWED: usize = 256;
-
-/// A range of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    prefix: u8,
-}
-
-impl Network {
-    /// Reads `10.0.0.0/8`, `fd00::/8`, or an address.
-    ///
-    /// # Errors
-    /// Says what would be right.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no network: write 10.1.0.0/16, fd00::/8 or an address");
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            None => most,
-            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-                digits.parse().ok().filter(|prefix| *prefix <= most).ok_or_else(wrong)?
-            }
-            Some(_) => return Err(wrong()),
-        };
-        Ok(Self { address, prefix })
-    }
-
-    /// Whether the address is in it. An IPv4 address in IPv6's clothes counts as what it is.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let shift = |bits: u8| u32::from(bits - self.prefix);
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                (own.to_bits() ^ other.to_bits()).checked_shr(shift(32)).unwrap_or(0) == 0
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                (own.to_bits() ^ other.to_bits()).checked_shr(shift(128)).unwrap_or(0) == 0
-            }
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
 
 /// What the owner allows beyond public addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowed {
     /// In lower case.
     hosts: Vec<String>,
-    networks: Vec<Network>,
+    networks: Vec<Net>,
 }
 
 impl Allowed {
@@ -84,7 +33,7 @@ impl Allowed {
             }
             let bare = part.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(part);
             if bare.contains(['/', ':']) || bare.parse::<IpAddr>().is_ok() {
-                allowed.networks.push(Network::parse(bare)?);
+                allowed.networks.push(bare.parse().map_err(|error| format!("{bare:?} {error}"))?);
             } else {
                 let url = Url::parse(&format!("https://{part}/"));
                 let url =
@@ -100,7 +49,7 @@ impl Allowed {
     }
 
     fn has_address(&self, address: IpAddr) -> bool {
-        self.networks.iter().any(|network| network.contains(address))
+        self.networks.iter().any(|network| network.has(address))
     }
 }
 
@@ -109,12 +58,12 @@ impl Allowed {
 pub struct Guard {
     allowed: Allowed,
     /// The tunnel's, which no key opens.
-    tunnel: Vec<Network>,
+    tunnel: Vec<Net>,
 }
 
 impl Guard {
     /// With the owner's list, and the networks of the tunnel.
-    pub fn new(allowed: Allowed, tunnel: Vec<Network>) -> Self {
+    pub fn new(allowed: Allowed, tunnel: Vec<Net>) -> Self {
         Self { allowed, tunnel }
     }
 
@@ -170,68 +119,58 @@ impl Guard {
     }
 
     fn refusal(&self, url: &Url, address: IpAddr) -> Option<&'static str> {
-        if self.tunnel.iter().any(|network| network.contains(address)) {
+        if self.tunnel.iter().any(|network| network.has(address)) {
             return Some("in the tunnel to the master");
         }
         if self.allows(url, address) { None } else { special(address) }
     }
 }
 
-/// Why an address is no public one (the special-purpose registries of IANA, and what clouds keep for themselves).
+/// What is not public (the special-purpose registries of IANA, and what clouds keep for themselves), and why.
+const SPECIAL: [(Net, &str); 27] = [
+    (v4([0, 0, 0, 0], 8), "this network"),
+    (v4([10, 0, 0, 0], 8), "private"),
+    (v4([100, 64, 0, 0], 10), "shared by a carrier"),
+    (v4([127, 0, 0, 0], 8), "this machine"),
+    (v4([168, 63, 129, 16], 32), "a cloud's metadata"),
+    (v4([169, 254, 0, 0], 16), "link-local, or a cloud's metadata"),
+    (v4([172, 16, 0, 0], 12), "private"),
+    (v4([192, 0, 0, 0], 24), "reserved"),
+    (v4([192, 0, 2, 0], 24), "for documentation"),
+    (v4([192, 31, 196, 0], 24), "reserved"),
+    (v4([192, 52, 193, 0], 24), "reserved"),
+    (v4([192, 88, 99, 0], 24), "reserved"),
+    (v4([192, 168, 0, 0], 16), "private"),
+    (v4([192, 175, 48, 0], 24), "reserved"),
+    (v4([198, 18, 0, 0], 15), "for benchmarks"),
+    (v4([198, 51, 100, 0], 24), "for documentation"),
+    (v4([203, 0, 113, 0], 24), "for documentation"),
+    (v4([224, 0, 0, 0], 4), "multicast"),
+    (v4([240, 0, 0, 0], 4), "reserved"),
+    (v6([0, 0, 0, 0], 96), "reserved"),
+    (v6([0xfc00, 0, 0, 0], 7), "private"),
+    (v6([0xfe80, 0, 0, 0], 10), "link-local"),
+    (v6([0xff00, 0, 0, 0], 8), "multicast"),
+    // Teredo, ORCHID, benchmarks and anycast services: no server is there.
+    (v6([0x2001, 0, 0, 0], 23), "reserved"),
+    (v6([0x2001, 0xdb8, 0, 0], 32), "for documentation"),
+    (v6([0x3fff, 0, 0, 0], 20), "for documentation"),
+    (v6([0x2620, 0x4f, 0x8000, 0], 48), "reserved"),
+];
+
+/// Addresses of IPv6 that are given out at all.
+const GLOBAL_V6: Net = v6([0x2000, 0, 0, 0], 3);
+
+/// Why an address is no public one; an IPv6 address that leads to an IPv4 one is judged as that.
 pub fn special(address: IpAddr) -> Option<&'static str> {
-    match address {
-        IpAddr::V4(address) => special_v4(address),
-        IpAddr::V6(address) => special_v6(address),
-    }
-}
-
-fn special_v4(address: Ipv4Addr) -> Option<&'static str> {
-    const RANGES: [(u32, u8, &str); 19] = [
-        (0x0000_0000, 8, "this network"),
-        (0x0a00_0000, 8, "private"),
-        (0x6440_0000, 10, "shared by a carrier"),
-        (0x7f00_0000, 8, "this machine"),
-        (0xa83f_8110, 32, "a cloud's metadata"),
-        (0xa9fe_0000, 16, "link-local, or a cloud's metadata"),
-        (0xac10_0000, 12, "private"),
-        (0xc000_0000, 24, "reserved"),
-        (0xc000_0200, 24, "for documentation"),
-        (0xc01f_c400, 24, "reserved"),
-        (0xc034_c100, 24, "reserved"),
-        (0xc058_6300, 24, "reserved"),
-        (0xc0a8_0000, 16, "private"),
-        (0xc0af_3000, 24, "reserved"),
-        (0xc612_0000, 15, "for benchmarks"),
-        (0xc633_6400, 24, "for documentation"),
-        (0xcb00_7100, 24, "for documentation"),
-        (0xe000_0000, 4, "multicast"),
-        (0xf000_0000, 4, "reserved"),
-    ];
-    let bits = address.to_bits();
-    let is_in = |(start, prefix, _): &&(u32, u8, &str)| (bits ^ start) >> (32 - u32::from(*prefix)) == 0;
-    RANGES.iter().find(is_in).map(|(_, _, why)| *why)
-}
-
-fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
-    if let Some(embedded) = embedded_v4(address) {
-        return special_v4(embedded);
-    }
-    const RANGES: [(u128, u8, &str); 9] = [
-        (0x1, 128, "this machine"),
-        (0x0, 96, "reserved"),
-        (0xfc00 << 112, 7, "private"),
-        (0xfe80 << 112, 10, "link-local"),
-        (0xff00 << 112, 8, "multicast"),
-        // Teredo, ORCHID, benchmarks and anycast services: no server is there.
-        (0x2001 << 112, 23, "reserved"),
-        (0x2001_0db8 << 96, 32, "for documentation"),
-        (0x3fff << 112, 20, "for documentation"),
-        (0x2620_004f_8000 << 80, 48, "reserved"),
-    ];
-    let bits = address.to_bits();
-    let is_in = |(start, prefix, _): &&(u128, u8, &str)| (bits ^ start) >> (128 - u32::from(*prefix)) == 0;
-    let is_global = bits >> 125 == 1;
-    RANGES.iter().find(is_in).map(|(_, _, why)| *why).or((!is_global).then_some("reserved"))
+    let address = match address {
+        IpAddr::V6(v6) if v6.is_loopback() => return Some("this machine"),
+        IpAddr::V6(v6) => embedded_v4(v6).map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    };
+    let is_unassigned = address.is_ipv6() && !GLOBAL_V6.has(address);
+    let found = SPECIAL.iter().find(|(net, _)| net.has(address)).map(|(_, why)| *why);
+    found.or(is_unassigned.then_some("reserved"))
 }
 
 /// The IPv4 address that an IPv6 one leads to: mapped (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056), ISATAP (RFC 5214).
@@ -369,7 +308,7 @@ mod tests {
     }
 
     fn guard(allowed: &str) -> Guard {
-        Guard::new(Allowed::parse(allowed).unwrap(), vec![Network::parse("10.8.0.0/24").unwrap()])
+        Guard::new(Allowed::parse(allowed).unwrap(), vec!["10.8.0.0/24".parse().unwrap()])
     }
 
     fn url(text: &str) -> Url {
@@ -416,9 +355,10 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_networks_are_read_strictly() {
+    fn lists_are_read_strictly() {
         for text in [
             "10.0.0.0/33",
+            "10.0.0.1/8",
             "10.0.0.0/+8",
             "10.0.0.0/",
             "fd00::/129",
@@ -433,11 +373,5 @@ mod tests {
             assert!(Allowed::parse(text).is_err(), "{text}");
         }
         assert_eq!(Allowed::parse(" , ").unwrap(), Allowed::default());
-        assert!(Network::parse("0.0.0.0/0").unwrap().contains(address("1.2.3.4")));
-        assert!(Network::parse("::/0").unwrap().contains(address("fd00::1")));
-        assert!(!Network::parse("::/0").unwrap().contains(address("1.2.3.4")));
-        let net = Network::parse("192.168.4.0/22").unwrap();
-        assert!(net.contains(address("192.168.7.255")) && !net.contains(address("192.168.8.0")));
-        assert_eq!(net.to_string(), "192.168.4.0/22");
     }
 }

@@ -40,12 +40,12 @@ const NEVER_V6: [Net; 6] = [
 /// As [`PRIVATE_V4`]: unique local addresses (RFC 4193).
 const PRIVATE_V6: [Net; 1] = [v6([0xfc00, 0, 0, 0], 7)];
 
-const fn v4(octets: [u8; 4], len: u8) -> Net {
+pub(super) const fn v4(octets: [u8; 4], len: u8) -> Net {
     let [a, b, c, d] = octets;
     Net { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), len }
 }
 
-const fn v6(start: [u16; 4], len: u8) -> Net {
+pub(super) const fn v6(start: [u16; 4], len: u8) -> Net {
     Net { address: IpAddr::V6(Ipv6Addr::new(start[0], start[1], start[2], start[3], 0, 0, 0, 0)), len }
 }
 
@@ -95,6 +95,11 @@ impl Net {
         self.is_v4() == other.is_v4()
             && self.len <= other.len
             && Self::around(other.address, self.len).is_some_and(|cut| cut.address == self.address)
+    }
+
+    /// Whether this address is in it. An IPv4 address in IPv6's clothes counts as what it is.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.contains(&Self::host(address.to_canonical()))
     }
 
     /// Whether they have an address in common: of two networks one is then in the other.
@@ -245,6 +250,20 @@ mod tests {
 
     fn net(text: &str) -> Net {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_is_in_a_network_of_its_family() {
+        for (network, address, is_in) in [
+            ("0.0.0.0/0", "1.2.3.4", true),
+            ("::/0", "fd00::1", true),
+            ("::/0", "1.2.3.4", false),
+            ("192.168.4.0/22", "192.168.7.255", true),
+            ("192.168.4.0/22", "192.168.8.0", false),
+            ("192.168.4.0/22", "::ffff:192.168.4.1", true),
+        ] {
+            assert_eq!(net(network).has(address.parse().unwrap()), is_in, "{network} {address}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::target::{Scheme, Target, host_and_port, parse_host};
+use crate::node::net::Net;
 
 /// What a URL without a port means.
 const DEFAULT_PORT: u16 = 80;
@@ -172,7 +173,7 @@ enum Exception {
     /// This name and all below it, on one port if one is given.
     Domain(String, Option<u16>),
     Address(IpAddr, Option<u16>),
-    Network(IpAddr, u8),
+    Network(Net),
 }
 
 impl Exceptions {
@@ -191,7 +192,7 @@ impl Exceptions {
             Exception::All => true,
             Exception::Domain(domain, port) => address.is_none() && is_port(port) && is_within(name, domain),
             Exception::Address(other, port) => address == Some(*other) && is_port(port),
-            Exception::Network(network, length) => address.is_some_and(|address| is_in(address, *network, *length)),
+            Exception::Network(network) => address.is_some_and(|address| network.has(address)),
         })
     }
 }
@@ -201,9 +202,7 @@ fn exception(entry: &str) -> Option<Exception> {
         return Some(Exception::All);
     }
     if let Some((network, length)) = entry.split_once('/') {
-        let network: IpAddr = network.parse().ok()?;
-        let length = length.parse().ok().filter(|length| *length <= if network.is_ipv4() { 32 } else { 128 })?;
-        return Some(Exception::Network(network, length));
+        return Net::around(network.parse().ok()?, length.parse().ok()?).map(Exception::Network);
     }
     if let Ok(address) = entry.parse::<IpAddr>() {
         return Some(Exception::Address(address.to_canonical(), None));
@@ -219,16 +218,6 @@ fn exception(entry: &str) -> Option<Exception> {
 fn is_within(name: &str, domain: &str) -> bool {
     let above = name.strip_suffix(domain);
     above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
-}
-
-fn is_in(address: IpAddr, network: IpAddr, length: u8) -> bool {
-    let bits = |address: IpAddr| match address {
-        IpAddr::V4(address) => (u128::from(address.to_bits()), 32),
-        IpAddr::V6(address) => (address.to_bits(), 128),
-    };
-    let ((address, width), (network, other)) = (bits(address), bits(network));
-    // A shift by all bits is none in Rust; a network of length 0 has everybody of its family.
-    width == other && (address ^ network).checked_shr(width - u32::from(length)).unwrap_or(0) == 0
 }
 
 #[cfg(test)]
