@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::record::{Outcome, Phase};
-use node_util::link::{Cut, Link, MASTER, in_namespace};
+use node_util::link::{Cut, Link, MASTER};
+use node_util::namespace::in_namespace;
 use node_util::relay::MasterRelay;
 use node_util::{Scene, gated, how, python, until_true};
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use fetch_util::namespace::in_namespace;
 use fetch_util::{Request, Scratch, Server, fetcher, sha256};
 use hivemind_worker::fetch::{Download, FetchError, Fetcher, Resolver, Stop, Wanted};
 use hivemind_worker::node::guard::{Allowed, Guard};
@@ -432,7 +433,7 @@ fn a_file_of_authorities_that_has_none_is_told() {
 #[test]
 fn this_machines_own_public_address_is_refused() {
     const TEST: &str = "this_machines_own_public_address_is_refused";
-    if !fetch_util::in_namespace(TEST) {
+    if !in_namespace(TEST) {
         return;
     }
     for words in ["link set lo up", "address add 9.9.9.9/32 dev lo"] {

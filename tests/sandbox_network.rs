@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use hivemind_worker::docker::DockerHost;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::record::{EventKind, Outcome, Phase};
-use node_util::link::{here, in_namespace};
+use node_util::link::here;
+use node_util::namespace::in_namespace;
 use node_util::neighbourhood::{
     CLOSED, NAME_SERVER, Neighbourhood, OTHER_SERVER, OWN, OWN_PORT, SERVER, break_nft, tables,
 };

@@ -1,6 +1,9 @@
 //! An HTTPS server on loopback with a certificate of its own, and files to fetch into.
 #![allow(dead_code, clippy::unwrap_used)]
 
+#[path = "../node_util/namespace.rs"]
+pub mod namespace;
+
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -32,27 +35,6 @@ pub fn resolver() -> Resolver {
 
 pub fn fetcher(guard: Guard, ca_file: Option<PathBuf>) -> Fetcher {
     Fetcher::new(guard, ca_file).unwrap().with_resolver(resolver())
-}
-
-/// Runs the test of this name again in a process with a network name space of its own; true inside of it.
-pub fn in_namespace(test: &str) -> bool {
-    const CHILD: &str = "HM_FETCH_CHILD";
-    if std::env::var(CHILD).is_ok_and(|child| child == test) {
-        return true;
-    }
-    // Root needs no user name space, which some machines forbid; others need one.
-    let user = if rustix::process::geteuid().is_root() { &[][..] } else { &["--user", "--map-root-user"] };
-    let output = std::process::Command::new("unshare")
-        .args(user)
-        .args(["--net", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(CHILD, test)
-        .output()
-        .expect("this test needs unshare, of util-linux");
-    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
-    false
 }
 
 /// A file that goes with the value.

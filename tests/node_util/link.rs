@@ -8,30 +8,6 @@ use super::until_true;
 
 /// The master's end.
 pub const MASTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-/// Tells the child of [`in_namespace`] which test it runs.
-const CHILD: &str = "HM_LINK_CHILD";
-
-/// Runs the test of this name again in a process with a network name space of its own; true inside of it.
-pub fn in_namespace(test: &str) -> bool {
-    if std::env::var(CHILD).is_ok_and(|child| child == test) {
-        return true;
-    }
-    // Root needs no user name space, which some machines forbid; others need one.
-    let user = if rustix::process::geteuid().is_root() { &[][..] } else { &["--user", "--map-root-user"] };
-    let output = Command::new("unshare")
-        .args(user)
-        .args(["--net", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env(CHILD, test)
-        .output()
-        .expect("this test needs unshare, of util-linux");
-    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{said}");
-    assert!(output.status.success() && said.contains("1 passed"), "{errors}");
-    false
-}
-
 /// What of the cable is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
@@ -46,7 +22,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// Only within [`in_namespace`].
+    /// Only within [`super::namespace::in_namespace`].
     pub fn make() -> Self {
         let holder =
             Command::new("unshare").args(["--net", "sleep", "infinity"]).stdout(Stdio::null()).spawn().unwrap();

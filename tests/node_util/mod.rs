@@ -32,10 +32,15 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 pub mod link;
+pub mod namespace;
 pub mod neighbourhood;
 pub mod own_engine;
+mod programs;
 pub mod python_master;
 pub mod relay;
+
+#[allow(unused_imports, reason = "each test file uses a part")]
+pub use programs::{GATED, gated, python};
 
 pub use python_master::Contract;
 use python_master::PythonMaster;
@@ -76,12 +81,6 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Begins a Python program that says `up` and goes on when [`Scene::go`] lets it.
-pub const GATED: &str = "import os, signal, sys, time\n\
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n\
-    print('up', flush=True)\n\
-    signal.sigwait([signal.SIGUSR1])\n";
-
 /// Looks until there is something to see.
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
@@ -102,25 +101,6 @@ pub fn until_true(what: &str, mut look: impl FnMut() -> bool) {
 /// The engine that `DOCKER_HOST` names, or the machine's.
 pub fn engine_host() -> DockerHost {
     std::env::var("DOCKER_HOST").map_or_else(|_| DockerHost::default(), |text| text.parse().unwrap())
-}
-
-/// A task that runs this Python program as process 1.
-pub fn python(task: &str, program: &str) -> Offer {
-    Offer {
-        task: task.to_owned(),
-        attempt: 1,
-        cpu_millis: 500,
-        memory_bytes: 64 << 20,
-        disk_bytes: 256 << 20,
-        pull: "never".to_owned(),
-        command: ["python3", "-c", program].map(str::to_owned).to_vec(),
-        ..Offer::default()
-    }
-}
-
-/// As [`python`], after [`GATED`].
-pub fn gated(task: &str, rest: &str) -> Offer {
-    python(task, &format!("{GATED}{rest}"))
 }
 
 /// A node's folder, its worker, its master, and what the engine says of its containers.

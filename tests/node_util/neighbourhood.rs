@@ -75,7 +75,7 @@ pub struct Neighbourhood {
 }
 
 impl Neighbourhood {
-    /// Only within [`super::link::in_namespace`].
+    /// Only within [`super::namespace::in_namespace`].
     pub fn make() -> Self {
         let holder =
             Command::new("unshare").args(["--net", "sleep", "infinity"]).stdout(Stdio::null()).spawn().unwrap();

@@ -62,7 +62,7 @@ impl OwnEngine {
         Self::start_in(dir, containers, words, Bridges::Apart)
     }
 
-    /// Starts it within [`super::link::in_namespace`], with networks that lead out of there, and with this image of the
+    /// Starts it within [`super::namespace::in_namespace`], with networks that lead out of there, and with this image of the
     /// machine's engine.
     pub fn start_with_networks(name: &str, image: &str) -> Self {
         let engine = Self::start_in(folder(name), Containers::LiveOn, (Vec::new(), Vec::new()), Bridges::Here);
