@@ -52,6 +52,17 @@ fn content(len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_file_of_authorities_that_is_none_or_too_large_is_refused() {
+    let pem = Scratch::new();
+    let refused = |content: &[u8]| {
+        std::fs::write(pem.path(), content).unwrap();
+        Fetcher::new(Guard::default(), Some(pem.path())).err().expect("refused")
+    };
+    assert!(refused(b"no certificate").contains("has no certificate in PEM form"));
+    assert!(refused(&vec![b'\n'; (4 << 20) + 1]).contains("more than 4194304 bytes"));
+}
+
+#[test]
 fn a_file_arrives_whole_over_tls_and_redirects() {
     let bytes = content(300_000);
     let served = bytes.clone();

@@ -130,7 +130,10 @@ fn read_authorities(path: PathBuf) -> Result<Vec<CertificateDer<'static>>, Strin
     let unreadable = |error: &dyn fmt::Display| format!("{} can't be read: {error}", path.display());
     let mut pem = Vec::new();
     let file = std::fs::File::open(&path).map_err(|error| unreadable(&error))?;
-    file.take(MAX_PEM_BYTES).read_to_end(&mut pem).map_err(|error| unreadable(&error))?;
+    file.take(MAX_PEM_BYTES + 1).read_to_end(&mut pem).map_err(|error| unreadable(&error))?;
+    if pem.len() as u64 > MAX_PEM_BYTES {
+        return Err(unreadable(&format_args!("it has more than {MAX_PEM_BYTES} bytes")));
+    }
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match all {
         Ok(all) if all.is_empty() => Err(format!("{} has no certificate in PEM form", path.display())),
