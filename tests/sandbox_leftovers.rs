@@ -317,7 +317,7 @@ fn only_what_is_this_nodes_and_belongs_to_no_attempt_is_collected() {
 }
 
 /// A task of the test's own engine that takes no notice of SIGTERM, and the process that stands between it and the engine.
-fn frozen(name: &str) -> (OwnEngine, Scene, Pid) {
+fn frozen(name: &str) -> (OwnEngine, Scene, Frozen) {
     let engine = OwnEngine::start(name, Containers::EndWithIt);
     let mut scene = Scene::with_engine(name, DockerHost::parse(&engine.host()).unwrap());
     scene.env.push(("DOCKER_HOST".to_owned(), engine.host()));
@@ -332,12 +332,27 @@ fn frozen(name: &str) -> (OwnEngine, Scene, Pid) {
         ..gated("t", "")
     });
     scene.until_up("t");
-    let shim = shim_of(&scene.container("t").unwrap());
-    kill_process(shim, Signal::STOP).unwrap();
+    let shim = Frozen::new(shim_of(&scene.container("t").unwrap()));
     scene.master().cancel("t").unwrap();
     scene
         .until_status("it is being stopped", |status| status.attempts.iter().any(|held| held.phase == Phase::Stopping));
     (engine, scene, shim)
+}
+
+/// A process that does nothing until this goes: also where a test fails, or its engine would wait for it without end.
+struct Frozen(Pid);
+
+impl Frozen {
+    fn new(process: Pid) -> Self {
+        kill_process(process, Signal::STOP).unwrap();
+        Self(process)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
 }
 
 fn shim_of(container: &str) -> Pid {
@@ -370,7 +385,7 @@ fn a_container_that_can_not_be_killed_degrades_the_node_until_it_ends() {
     jump(&scene, 25);
     until_undying(&scene);
     assert!(scene.view("t").outcome.is_none());
-    kill_process(shim, Signal::CONT).unwrap();
+    drop(shim);
     let report = scene.until_complete("t");
     assert_eq!(report.outcome, Outcome::Cancelled, "{report:?}");
     assert_eq!(report.evidence.unwrap().ended_by, EndedBy::Master);
@@ -393,7 +408,7 @@ fn a_container_that_never_ends_is_given_up_as_the_nodes_fault_and_holds_what_it_
     let status =
         scene.until_status("it is delivered", |status| status.history.iter().any(|row| row.key.task.as_str() == "t"));
     assert_eq!((status.state, status.promised.slots), (NodeState::Degraded, 1), "{}", status.state_reason);
-    kill_process(shim, Signal::CONT).unwrap();
+    drop(shim);
     let status = until("the node is itself again", || scene.status().filter(|status| status.state == NodeState::Ready));
     assert_eq!(status.promised.slots, 0);
     scene.until_clean();
