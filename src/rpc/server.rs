@@ -10,6 +10,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::{Shutdown, shutdown};
+
 use super::poll::{self, Interest};
 use super::socket::Socket;
 use super::tls;
@@ -245,6 +247,15 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    /// Gives its port back at once: a child that another thread has forked holds the listening socket until it executes
+    /// its program, and closing ours would leave it listening.
+    fn drop(&mut self) {
+        // It fails where the socket does not listen, and then there is nothing to give back.
+        let _ = shutdown(&self.listener, Shutdown::Both);
+    }
+}
+
 impl Connection {
     /// Reads, does what is due and writes, none of it waiting; false when the connection has ended.
     fn drive(&mut self, now: Instant, buffer: &mut Buffer, events: &mut VecDeque<ServerEvent>) -> bool {
@@ -327,5 +338,20 @@ impl Connection {
 
     fn poll_timeout(&self) -> Instant {
         self.grpc.poll_timeout().map_or(self.give_up(), |at| at.min(self.give_up()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_port_is_free_when_it_is_gone_even_where_a_child_still_holds_the_socket() {
+        let server = Server::bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = server.local_addr().unwrap();
+        // What a fork does.
+        let _inherited = server.listener.try_clone().unwrap();
+        drop(server);
+        Server::bind(address).unwrap();
     }
 }
