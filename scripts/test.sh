@@ -108,6 +108,19 @@ fuzz_targets_compile() {
     cargo check --locked --manifest-path tests/fuzz/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-$ROOT/target}/fuzz"
 }
 
+# All tests; what failed is said once more behind them, where it is found.
+run_tests() {
+    local log status=0
+    log=$(mktemp)
+    cargo test --locked --no-fail-fast 2>&1 | tee "$log" || status=1
+    [ $status -eq 0 ] || {
+        say "what failed"
+        grep -A 3 -E "^thread '.*' .*panicked at|^(error|warning: unused)" "$log" | grep -v '^stack backtrace:' | tail -n 80
+    }
+    rm -f "$log"
+    return $status
+}
+
 case ${1:-} in
 '') ;;
 --full)
@@ -143,5 +156,5 @@ step "format of peers" cargo fmt --check --manifest-path tests/peers/Cargo.toml
 step clippy cargo clippy --locked --all-targets -- -D warnings
 step "fuzz targets" fuzz_targets_compile
 step build cargo build --locked
-step tests cargo test --locked --no-fail-fast
+step tests run_tests
 finish
