@@ -20,6 +20,7 @@ use crate::node::account::EndedBy;
 use crate::node::action::Action;
 use crate::node::id::AttemptKey;
 use crate::node::order::{CancelState, Desired, Directive, Marks, Refusal, StopOrder, TaskNews};
+use crate::node::queue::{Line, Next};
 use crate::node::record::{EventKind, FinalReport, Outcome, Phase, StreamEnd};
 use crate::node::roster::{Attempt, Roster};
 use crate::node::snapshot::{EngineView, Snapshot};
@@ -51,6 +52,7 @@ struct Poll {
 pub struct Coordinator {
     settings: Settings,
     roster: Roster,
+    line: Line,
     over: VecDeque<AttemptKey>,
     polls: BTreeMap<u64, Poll>,
     gated: VecDeque<(u64, Gated)>,
@@ -86,6 +88,7 @@ impl Coordinator {
     pub fn after(past: Past, settings: Settings, view: Snapshot, held: Vec<Held>, now: Duration, now_ms: u64) -> Self {
         let mut coordinator = Self {
             roster: Roster::default(),
+            line: Line::default(),
             over: VecDeque::new(),
             polls: BTreeMap::new(),
             gated: VecDeque::new(),
@@ -518,16 +521,19 @@ impl Coordinator {
     fn schedule(&mut self) {
         while self.can_start() {
             let usable = self.usable();
-            match self.roster.next_to_start(&usable) {
-                None => return,
-                Some(Err((key, short))) => {
-                    if let Some(attempt) = self.roster.find_mut(&key) {
-                        attempt.detail = format!("waits for {short}");
-                    }
-                    return;
-                }
-                Some(Ok(key)) => self.start(&key),
+            let (key, short) = match self.roster.next_to_start(&usable, &mut self.line, self.now) {
+                Next::Nobody => return,
+                Next::Start(key) => (key.clone(), None),
+                Next::Waits(key, short) => (key.clone(), Some(short)),
+            };
+            let Some(short) = short else {
+                self.start(&key);
+                continue;
+            };
+            if let Some(attempt) = self.roster.find_mut(&key) {
+                attempt.detail = format!("waits for {short}");
             }
+            return;
         }
     }
 

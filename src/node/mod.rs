@@ -9,6 +9,7 @@ pub mod leftover;
 pub mod net;
 pub mod offer;
 pub mod order;
+pub mod queue;
 pub mod record;
 pub mod resources;
 pub mod reward;
