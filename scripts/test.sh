@@ -73,6 +73,8 @@ part_faults() { bash scripts/faults.sh --full; }
 part_escape() {
     need_command jq jq
     need_command busybox busybox-static
+    need_command rootlesskit rootlesskit
+    need_command newuidmap uidmap
     ensure_engine
     bash scripts/build-image.sh
     ensure_cargo build
@@ -138,6 +140,8 @@ need_command busybox busybox-static
 need_command ip iproute2
 need_command iptables iptables
 need_command nft nftables
+need_command rootlesskit rootlesskit
+need_command newuidmap uidmap
 ensure_nginx
 ensure_engine
 ensure_cargo lints
