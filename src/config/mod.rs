@@ -3,6 +3,7 @@
 //! Two stages: the layers are parsed each for itself, then resolved once into a [`Config`] that can't be wrong. Pure:
 //! what it must know of the machine comes in through [`Surroundings`].
 
+mod alerts;
 pub(crate) mod amount;
 mod error;
 mod file;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::node::alerts::Thresholds;
 use crate::node::guard::Allowed;
 use crate::node::id::Id;
 use crate::node::resources::Resources;
@@ -124,6 +126,8 @@ pub struct Config {
     pub fetch_ca_file: Option<PathBuf>,
     /// `HIVEMIND_PULL_LIMIT`.
     pub pull_limit: Duration,
+    /// `HIVEMIND_ALERTS`.
+    pub alerts: Thresholds,
     /// `HIVEMIND_SHUTDOWN`.
     pub shutdown: Shutdown,
     /// `HIVEMIND_CRASH_LIMIT`.
@@ -241,6 +245,7 @@ impl Config {
                     network: self.spec_defaults.network.clone(),
                     ..new.spec_defaults.clone()
                 },
+                alerts: new.alerts,
                 shutdown: new.shutdown,
                 warnings: new.warnings.clone(),
                 places: new.places.clone(),
@@ -260,7 +265,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 40] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 41] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
@@ -297,6 +302,7 @@ impl Config {
             ("HIVEMIND_TASK_NETWORK", old_spec.network.is_egress_allowed == new_spec.network.is_egress_allowed),
             ("HIVEMIND_EGRESS_DNS", self.egress_dns == new.egress_dns),
             ("HIVEMIND_EGRESS_ALLOW", old_spec.network.allow == new_spec.network.allow),
+            ("HIVEMIND_ALERTS", self.alerts == new.alerts),
             ("HIVEMIND_SHUTDOWN", self.shutdown == new.shutdown),
             ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),

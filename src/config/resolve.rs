@@ -12,6 +12,7 @@ use crate::node::resources::Resources;
 use crate::node::spec::{MAX_BYTES, MIN_MEMORY_BYTES, SpecDefaults};
 use crate::sys::text::from_hex;
 
+use super::alerts;
 use super::amount;
 use super::error::{ConfigError, Place};
 use super::file::{self, FileContent};
@@ -92,6 +93,7 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         pull_limit: layers
             .read("HIVEMIND_PULL_LIMIT", |text| duration_in(text, LONGEST_PULL, "24h"))?
             .unwrap_or(PULL_LIMIT),
+        alerts: layers.read("HIVEMIND_ALERTS", alerts::thresholds)?.unwrap_or_default(),
         shutdown: layers.read("HIVEMIND_SHUTDOWN", shutdown)?.unwrap_or(Shutdown::Stop),
         crash_limit: layers.read("HIVEMIND_CRASH_LIMIT", crash_limit)?.unwrap_or(3),
         log_budget_bytes: layers

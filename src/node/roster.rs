@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::account::add_visit;
+use super::alerts::Watch;
 use super::id::AttemptKey;
 use super::order::{Desired, Look, Marks};
 use super::queue::{Holding, Line, Next, Waiting};
@@ -38,6 +39,8 @@ pub struct Attempt {
     pub marks: Marks,
     /// Last look.
     pub look: Look,
+    /// Its memory beside its threshold.
+    pub memory: Watch,
     /// Its container does not end though it was killed, in words.
     pub undying: Option<String>,
     /// What stays of it, once there is a final report.
@@ -97,6 +100,7 @@ impl Roster {
             phase,
             phase_since_ms: now_ms,
             phase_since: now,
+            memory: Watch::default(),
             undying: None,
             detail: String::new(),
             desired: Desired::default(),

@@ -230,4 +230,7 @@ pub struct Snapshot {
     pub history: Vec<HistoryRow>,
     /// What the owner should know, newest first.
     pub alerts: Vec<String>,
+    /// What of this machine is over its threshold now.
+    #[serde(default)]
+    pub over_threshold: Vec<String>,
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use hivemind_worker::coordinator::{Coordinator, Effect, Event, Settings};
+use hivemind_worker::node::alerts::Thresholds;
 use hivemind_worker::node::image::ImageRef;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::Refusal;
@@ -60,7 +61,7 @@ pub fn start_of(text: &str) -> String {
 
 pub fn node() -> Coordinator {
     let lent = Resources { cpu_millis: MAX_CPU_MILLIS, memory_bytes: MAX_BYTES, disk_bytes: MAX_BYTES, slots: 4 };
-    let settings = Settings { lent, defaults: SpecDefaults::default() };
+    let settings = Settings { lent, defaults: SpecDefaults::default(), alerts: Thresholds::default() };
     let mut node = Coordinator::new(settings, Snapshot::default(), Vec::new(), Duration::ZERO, 0);
     node.handle(Event::Engine(EngineView { is_usable: true, ..EngineView::default() }), Duration::ZERO, 0);
     node.take_effects();
