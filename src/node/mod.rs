@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod action;
+pub mod allow;
 pub mod guard;
 pub mod id;
 pub mod image;
