@@ -15,6 +15,7 @@
 //! | monitor-* | see `monitor` | page, API, control socket | `Monitor::stop` |
 //! | task-N, call-N, output-N | 512, 512, 256 KiB | one attempt (`sandbox::task`) | the attempt's desired state; `Stop` for calls and output |
 //! | fetch-dial | 256 KiB | name and connection of a fetch, neither of which can be interrupted (`fetch::dial`) | its own end, at most 20 s after the resolver's |
+//! | pull-N | 512 KiB | one pull, for all tasks that want it (`sandbox::pulls`) | the last of them that leaves |
 //! | inputs, stats | 256, 512 KiB | an input archive; figures where no cgroup is seen | the end of the pipe; the call's deadline |
 //! | master | 1 MiB | standalone mode's small master | `Master::stop` |
 
@@ -49,7 +50,7 @@ use crate::rpc::key::NodeKey;
 use crate::rpc::master::Introduction;
 use crate::rpc::signing::Signing;
 use crate::sandbox::{self, Collector, CollectorParts, Context, Egress, EgressGuard, EgressSettings};
-use crate::sandbox::{EngineNews, EngineWatch, Hooks, Identity};
+use crate::sandbox::{EngineNews, EngineWatch, Hooks, Identity, Registries};
 use crate::standalone::{Master, MasterConfig};
 use crate::store::{BundleLimits, Bundles, Recovered, Store, StoreConfig, StoreEvent};
 use crate::sys::clock::boottime;
@@ -193,6 +194,7 @@ impl Worker {
         let signing_key = master.as_ref().map_or(config.master_signing_key, |master| Some(master.signing_key()));
         let signing = Signing::load(&config.state_dir, &route.url(), signing_key).map_err(Fault::Setup)?;
         let fetcher = fetcher(config)?;
+        let registries = registries(config)?;
         let (store_sender, store_events) = bounded(MAX_STORE_EVENTS);
         let store_config = StoreConfig {
             log_budget_bytes: config.log_budget_bytes,
@@ -206,6 +208,7 @@ impl Worker {
         let limits = BundleLimits { bytes: config.bundles_bytes, age: config.bundle_age };
         let bundles = Arc::new(Bundles::open(&config.state_dir, limits));
 
+        let book = Arc::new(sandbox::Book::open(store.clone()));
         let (events, event_inbox) = bounded(MAX_EVENTS);
         let (actions, action_inbox) = bounded(MAX_ACTIONS);
         let mut view = first_view(config, mode, &route, &recovered);
@@ -251,7 +254,8 @@ impl Worker {
         let collect = || {
             let (identity, bundles, held) = (identity.clone(), Arc::clone(&bundles), held.clone());
             let is_held = Box::new(move |key: &AttemptKey| held.latest().contains(key));
-            let parts = CollectorParts { docker: docker.clone(), identity, bundles, is_held };
+            let (docker, images) = (docker.clone(), Arc::clone(&book));
+            let parts = CollectorParts { docker, identity, bundles, images, is_held };
             let started = Collector::start(parts, collector_inbox);
             started.map_err(|error| other("can't start the collector", &error))
         };
@@ -268,6 +272,7 @@ impl Worker {
             boot_id: boot_id().unwrap_or_default(),
             bundles: Arc::clone(&bundles),
             pull_limit: config.pull_limit,
+            images: sandbox::Images::new(registries, Arc::clone(&book)),
         };
         let driver = Driver::new(driver::Parts {
             coordinator,
@@ -398,6 +403,14 @@ fn fetcher(config: &Config) -> Result<Fetcher, Fault> {
     let guard = Guard::new(config.fetch_allowed.clone(), Vec::new());
     let made = Fetcher::new(guard, config.fetch_ca_file.clone());
     made.map_err(|problem| Fault::Setup(config.refuse("HIVEMIND_FETCH_CA_FILE", &problem)))
+}
+
+fn registries(config: &Config) -> Result<Registries, Fault> {
+    let login = config.registry_login.clone();
+    let registries = login.map_or_else(Registries::default, |(file, hosts)| Registries::new(file, hosts));
+    let checked = registries.check();
+    checked.map_err(|problem| Fault::Setup(config.refuse("HIVEMIND_REGISTRY_AUTH_FILE", &problem)))?;
+    Ok(registries)
 }
 
 fn shutdown_mode(choice: Shutdown) -> ShutdownMode {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hivemind_worker::config::{self, Config, ConfigError, Loaded, Shutdown, Surroundings};
+use hivemind_worker::node::image::ImageRef;
 use hivemind_worker::node::snapshot::MachineFacts;
 use log::LevelFilter;
 
@@ -217,6 +218,22 @@ fn bad_values_name_file_line_and_what_is_right() {
         ("HIVEMIND_TIMEOUT=2d", "HIVEMIND_TIMEOUT is longer than HIVEMIND_MAX_TIMEOUT, 86400 s"),
         ("HIVEMIND_MAX_TIMEOUT=0", "HIVEMIND_MAX_TIMEOUT \"0\" is out of range: from 1s to 365d"),
         ("HIVEMIND_PULL_LIMIT=25h", "HIVEMIND_PULL_LIMIT \"25h\" is out of range: from 1s to 24h"),
+        (
+            "HIVEMIND_TASK_IMAGES=python, *",
+            "HIVEMIND_TASK_IMAGES \"*\" stands for nothing: write ** for every image, docker.io/library/* for those",
+        ),
+        (
+            "HIVEMIND_REGISTRY_AUTH_FILE=/f",
+            "HIVEMIND_REGISTRY_AUTH_FILE is set without HIVEMIND_TASK_REGISTRIES: set both",
+        ),
+        (
+            "HIVEMIND_TASK_REGISTRIES=h:1",
+            "HIVEMIND_TASK_REGISTRIES is set without HIVEMIND_REGISTRY_AUTH_FILE: set both",
+        ),
+        (
+            "HIVEMIND_TASK_REGISTRIES=ghcr.io/acme",
+            "HIVEMIND_TASK_REGISTRIES \"ghcr.io/acme\" is no host with a dot, a port or the name localhost: write ghcr.io or host:port",
+        ),
         ("HIVEMIND_SHUTDOWN=now", "HIVEMIND_SHUTDOWN \"now\" is not right: write stop, finish or leave"),
         ("HIVEMIND_LOG_BUDGET=1", "HIVEMIND_LOG_BUDGET \"1\" is out of range: from 64 KiB to 16 GiB"),
     ] {
@@ -321,6 +338,21 @@ fn reload_takes_what_is_live_and_names_the_rest() {
     assert_eq!(old.reload(&new.config()).needs_restart, names);
     assert_eq!(reload.config.log_level, LevelFilter::Debug);
     assert_eq!(reload.config.node_id, old.node_id);
+}
+
+#[test]
+fn images_that_tasks_may_name_can_change_live_and_the_refusal_says_where_they_stand() {
+    let images = |text: &str| Scene::new().file("/etc/w.conf", &format!("# head\nHIVEMIND_TASK_IMAGES={text}\n"));
+    let old = images("ghcr.io/acme/**").args("--config /etc/w.conf").config();
+    let reload = old.reload(&images("python").args("--config /etc/w.conf").config());
+    assert_eq!((reload.changed, reload.needs_restart), (vec!["HIVEMIND_TASK_IMAGES"], Vec::new()));
+    let judge = |config: &Config, image: &str| config.spec_defaults.images.judge(&ImageRef::parse(image).unwrap());
+    assert_eq!(judge(&reload.config, "python:3"), Ok(()));
+    let words = "is python:3, which no pattern in HIVEMIND_TASK_IMAGES of this node (/etc/w.conf:2) allows";
+    assert_eq!(judge(&old, "python:3"), Err(words.to_owned()));
+    assert_eq!(judge(&Scene::new().config(), "python:3"), Ok(()));
+    let moved = Scene::new().env("HIVEMIND_TASK_IMAGES", "ghcr.io/acme/**").config();
+    assert!(old.reload(&moved).changed.is_empty(), "the same list in another place");
 }
 
 #[test]

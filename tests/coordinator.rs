@@ -554,7 +554,7 @@ fn a_full_disk_and_a_full_memory_are_alerts_with_beginning_and_end() {
 
     let usage = Usage { memory_bytes: 1 << 30, ..Usage::default() };
     for _ in 0..2 {
-        node.tell(Event::Task(key("a"), TaskNews::Usage(Look { usage: usage.clone(), ..Look::default() })));
+        node.tell(Event::Task(key("a"), TaskNews::Usage(Look { usage, ..Look::default() })));
     }
     let told = "uses 100 % of its memory limit: the threshold is 90 %";
     assert_eq!(node.coordinator.snapshot().alerts[0], format!("a#1: {told}"));

@@ -469,7 +469,12 @@ fn pull_reports_progress_and_errors_in_the_stream() {
         let _ = stream.write_all(b"0\r\n\r\n");
     });
     let mut seen = Vec::new();
-    let auth = RegistryAuth { username: "u".into(), password: "p".into(), server_address: "h:5000".into() };
+    let auth = RegistryAuth {
+        username: "u".into(),
+        password: "p".into(),
+        server_address: "h:5000".into(),
+        ..RegistryAuth::default()
+    };
     let error =
         fake.docker().pull_image("h:5000/i", Some(&auth), IDLE, &mut |line| seen.push(line.clone())).unwrap_err();
     assert_eq!(

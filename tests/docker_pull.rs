@@ -66,7 +66,12 @@ fn credentials_arrive_and_their_lack_is_refused_in_words() {
     let error = docker.pull_image(&reference, None, IDLE, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("no basic auth credentials"), "{error}");
     let server_address = registry.name().split('/').next().unwrap().to_owned();
-    let mut auth = RegistryAuth { username: "Aladdin".into(), password: "wrong".into(), server_address };
+    let mut auth = RegistryAuth {
+        username: "Aladdin".into(),
+        password: "wrong".into(),
+        server_address,
+        ..RegistryAuth::default()
+    };
     let error = docker.pull_image(&reference, Some(&auth), IDLE, &mut |_| {}).unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
     assert!(!format!("{error} {error:?}").contains("wrong"));

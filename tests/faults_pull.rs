@@ -116,8 +116,9 @@ fn row_31_slow_registry_is_waited_for_and_one_that_stands_still_is_not() {
 }
 
 #[test]
-fn row_31_pull_onto_a_full_disk_of_the_engine_ends_in_its_words_and_the_node_works_on() {
-    // Above what must stay free for tasks, with less than the image on top of it.
+fn row_31_pull_onto_a_full_disk_of_the_engine_ends_in_words_and_the_node_works_on() {
+    // A little above what must stay free, and the image comes as fast as the engine writes: whether it is broken off at
+    // the floor or runs into the end of the disk is a race.
     let engine = OwnEngine::start_on_small_disk("small", 300);
     let free = engine.free_bytes();
     let registry = Registry::serve_at(engine.listen(), Content::new("large"), None, |_, stream| {
@@ -130,14 +131,11 @@ fn row_31_pull_onto_a_full_disk_of_the_engine_ends_in_its_words_and_the_node_wor
     scene.env.push(("DOCKER_HOST".to_owned(), engine.host()));
     scene.start(&[]);
     scene.submit(task("t", format!("{}:1", registry.name())));
-    scene.until_status("the node says what is wrong", |status| {
-        detail_of(status, "t").contains("no space left on device")
-    });
     let report = scene.until_complete("t");
     assert_eq!(report.outcome, Outcome::NodeFault, "{report:?}");
-    assert!(report.reason.contains("no space left on device"), "{report:?}");
+    let words = ["no space left on device", "must stay free"];
+    assert!(words.iter().any(|words| report.reason.contains(words)), "{report:?}");
     assert!((1..=3).contains(&registry.layer_requests()), "{}", registry.layer_requests());
-    assert!(scene.log().contains("no space left on device"));
     // The engine has cleaned up behind itself.
     node_util::until_true("the disk has room again", || engine.free_bytes() > free - (8 << 20));
     scene.submit(Offer { image: IMAGE.to_owned(), ..task("next", String::new()) });

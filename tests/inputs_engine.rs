@@ -59,6 +59,8 @@ impl Node {
         let quick_docker = docker.clone();
         let bundles = Arc::new(Bundles::open(&dir, BundleLimits::default()));
         let pull_limit = Duration::from_secs(600);
+        let book = Arc::new(sandbox::Book::open(store.clone()));
+        let images = sandbox::Images::new(sandbox::Registries::default(), book);
         let egress = EgressSettings::new(NetworkPolicy::default(), Vec::new());
         let egress = EgressGuard::start((&docker, &docker), identity.clone(), egress, &[]).unwrap().egress();
         let context = Context {
@@ -72,6 +74,7 @@ impl Node {
             clock: boottime,
             boot_id,
             pull_limit,
+            images,
         };
         Self { dir, context: Arc::new(context), durable, tickets: AtomicU64::new(1) }
     }

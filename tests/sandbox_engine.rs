@@ -65,6 +65,7 @@ impl Node {
             boot_id: "boot".to_owned(),
             bundles: Arc::new(Bundles::open(&dir, BundleLimits::default())),
             pull_limit: Duration::from_secs(600),
+            images: sandbox::Images::new(sandbox::Registries::default(), Arc::new(sandbox::Book::open(store.clone()))),
         };
         Self { dir, context: Arc::new(context), store, durable, tickets: AtomicU64::new(1) }
     }

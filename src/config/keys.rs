@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 42] = [
+pub static KEYS: [Key; 45] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -205,6 +205,22 @@ pub static KEYS: [Key; 42] = [
         "HIVEMIND_PULL_LIMIT",
         "Time in which a pull must come forward by 1 MiB or by a step of a layer; one that does not is broken off, and tried three times",
         ["duration", "1s to 24h", "10m"],
+    ),
+    key(
+        "HIVEMIND_TASK_IMAGES",
+        "Images that tasks may name; the base image always, unless an entry forbids it",
+        ["list", "at most 64 patterns as docker.io/library/python:3.*, ghcr.io/acme/** or, to forbid, !acme/old, with commas between", "**: every image"],
+    )
+    .live(),
+    key(
+        "HIVEMIND_TASK_REGISTRIES",
+        "Registries for which tasks' images are pulled with the owner's credentials; no other registry gets any",
+        ["list", "at most 64 hosts as ghcr.io, registry.example.org:5000, docker.io, with commas between; needs HIVEMIND_REGISTRY_AUTH_FILE", "none"],
+    ),
+    key(
+        "HIVEMIND_REGISTRY_AUTH_FILE",
+        "Credentials for these registries; credential helpers are not run",
+        ["path", "file as docker login writes it (auths), which nobody else may read; needs HIVEMIND_TASK_REGISTRIES", "none"],
     ),
     key(
         "HIVEMIND_TASK_NETWORK",

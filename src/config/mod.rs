@@ -8,6 +8,7 @@ pub(crate) mod amount;
 mod error;
 mod file;
 mod flags;
+mod images;
 pub mod keys;
 mod layers;
 mod near;
@@ -115,8 +116,8 @@ pub struct Config {
     pub report_interval: Duration,
     /// `HIVEMIND_CPUS`, `HIVEMIND_MEMORY`, `HIVEMIND_DISK`, `HIVEMIND_SLOTS`.
     pub lent: Resources,
-    /// `HIVEMIND_TIMEOUT`, `HIVEMIND_MAX_TIMEOUT`, `HIVEMIND_FETCH_LIMIT`, `HIVEMIND_TASK_NETWORK` and
-    /// `HIVEMIND_EGRESS_ALLOW`.
+    /// `HIVEMIND_TIMEOUT`, `HIVEMIND_MAX_TIMEOUT`, `HIVEMIND_FETCH_LIMIT`, `HIVEMIND_TASK_IMAGES`, `HIVEMIND_TASK_NETWORK`
+    /// and `HIVEMIND_EGRESS_ALLOW`.
     pub spec_defaults: SpecDefaults,
     /// `HIVEMIND_EGRESS_DNS`.
     pub egress_dns: Vec<Ipv4Addr>,
@@ -124,6 +125,8 @@ pub struct Config {
     pub fetch_allowed: Allowed,
     /// `HIVEMIND_FETCH_CA_FILE`.
     pub fetch_ca_file: Option<PathBuf>,
+    /// `HIVEMIND_REGISTRY_AUTH_FILE` and `HIVEMIND_TASK_REGISTRIES`.
+    pub registry_login: Option<(PathBuf, Vec<String>)>,
     /// `HIVEMIND_PULL_LIMIT`.
     pub pull_limit: Duration,
     /// `HIVEMIND_ALERTS`.
@@ -265,8 +268,9 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 41] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 44] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
+        let (old_login, new_login) = (self.registry_login.as_ref(), new.registry_login.as_ref());
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
             ("MASTER_NODE_URL", self.master_url == new.master_url),
@@ -299,6 +303,9 @@ impl Config {
             ("HIVEMIND_FETCH_CA_FILE", self.fetch_ca_file == new.fetch_ca_file),
             ("HIVEMIND_FETCH_LIMIT", old_spec.max_fetch_bytes == new_spec.max_fetch_bytes),
             ("HIVEMIND_PULL_LIMIT", self.pull_limit == new.pull_limit),
+            ("HIVEMIND_TASK_IMAGES", old_spec.images.is_same(&new_spec.images)),
+            ("HIVEMIND_TASK_REGISTRIES", old_login.map(|login| &login.1) == new_login.map(|login| &login.1)),
+            ("HIVEMIND_REGISTRY_AUTH_FILE", old_login.map(|login| &login.0) == new_login.map(|login| &login.0)),
             ("HIVEMIND_TASK_NETWORK", old_spec.network.is_egress_allowed == new_spec.network.is_egress_allowed),
             ("HIVEMIND_EGRESS_DNS", self.egress_dns == new.egress_dns),
             ("HIVEMIND_EGRESS_ALLOW", old_spec.network.allow == new_spec.network.allow),

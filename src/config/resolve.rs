@@ -17,6 +17,7 @@ use super::amount;
 use super::error::{ConfigError, Place};
 use super::file::{self, FileContent};
 use super::flags::Flags;
+use super::images;
 use super::layers::Layers;
 use super::network;
 use super::secret::Secret;
@@ -90,6 +91,7 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         spec_defaults,
         fetch_allowed: layers.read("HIVEMIND_FETCH_ALLOW", Allowed::parse)?.unwrap_or_default(),
         fetch_ca_file: layers.path("HIVEMIND_FETCH_CA_FILE"),
+        registry_login: images::login(&layers)?,
         pull_limit: layers
             .read("HIVEMIND_PULL_LIMIT", |text| duration_in(text, LONGEST_PULL, "24h"))?
             .unwrap_or(PULL_LIMIT),
@@ -326,6 +328,7 @@ fn spec_defaults(layers: &Layers<'_>) -> Result<SpecDefaults, ConfigError> {
         max_timeout,
         max_fetch_bytes: limit.unwrap_or(defaults.max_fetch_bytes),
         network: network::policy(layers)?,
+        images: images::policy(layers)?,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Images: inspect, pull, import, remove.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::time::Duration;
 
@@ -21,12 +22,18 @@ use super::transport::Patience;
 const BUFFER: usize = 8 << 10;
 
 /// Credentials for a registry. Has no `Debug`: it is never to be seen in a log.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Default, Serialize)]
 pub struct RegistryAuth {
     /// User.
     pub username: String,
     /// Password or token.
     pub password: String,
+    /// In place of both: what a registry gave for a login, and takes for other tokens.
+    #[serde(rename = "identitytoken", skip_serializing_if = "String::is_empty")]
+    pub identity_token: String,
+    /// In place of both: a token that is sent as it is.
+    #[serde(rename = "registrytoken", skip_serializing_if = "String::is_empty")]
+    pub registry_token: String,
     /// The registry, such as `registry.example.org:5000`.
     #[serde(rename = "serveraddress")]
     pub server_address: String,
@@ -62,6 +69,18 @@ impl Docker {
     pub fn inspect_image(&self, reference: &str) -> Result<ImageInspect, Error> {
         let target = Target::new("images").reference(reference).word("json");
         self.fetch(Call::get(target, operation("inspect image", reference)))
+    }
+
+    /// The ids of all images.
+    pub fn image_ids(&self) -> Result<HashSet<String>, Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Listed {
+            id: String,
+        }
+        let target = Target::new("images").word("json");
+        let listed: Vec<Listed> = self.fetch(Call::get(target, "list the images".to_owned()))?;
+        Ok(listed.into_iter().map(|image| image.id).collect())
     }
 
     /// Pulls one image; without a tag or digest it is `latest`, never all tags. `progress` gets each line of the engine;

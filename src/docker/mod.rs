@@ -57,7 +57,7 @@ pub use model::{
 pub use output::OutputStream;
 pub use stats::Stats;
 pub use stop::Stop;
-pub use system::EngineFacts;
+pub use system::{EngineFacts, Platform};
 pub use version::ApiVersion;
 
 use transport::Route;

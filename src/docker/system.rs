@@ -70,6 +70,16 @@ pub struct EngineFacts {
     pub warnings: Vec<String>,
 }
 
+/// What an engine's containers run on, as images name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Platform {
+    /// Such as linux.
+    pub os: String,
+    /// Such as amd64, arm64, arm.
+    pub arch: String,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 #[derive(Default)]
@@ -143,6 +153,11 @@ impl Docker {
         let version: Version = self.fetch(Call::get(Target::new("version"), "read the engine's version".to_owned()))?;
         let info: Info = self.fetch(Call::get(Target::new("info"), "read the engine's facts".to_owned()))?;
         Ok(facts(api, version, info))
+    }
+
+    /// What the engine's containers run on.
+    pub fn platform(&self) -> Result<Platform, Error> {
+        self.fetch(Call::get(Target::new("version"), "read the engine's version".to_owned()))
     }
 
     /// What the volumes take on the engine's disk. The engine walks all of them, so it is slow; before API 1.42 it walks

@@ -59,9 +59,63 @@ impl ImageRef {
     pub fn digest(&self) -> Option<&str> {
         self.digest.as_deref()
     }
+
+    /// Host and path as the engine completes them: `docker.io/library/python` for `python`. The host is in lower case,
+    /// since names of hosts are the same in any.
+    pub fn full_name(&self) -> String {
+        match self.name.split_once('/') {
+            Some((first, path)) if is_host(first) => match first.to_ascii_lowercase().as_str() {
+                // The second is the engine's older name for it.
+                DEFAULT_REGISTRY | "index.docker.io" => hub_name(path),
+                host => format!("{host}/{path}"),
+            },
+            _ => hub_name(&self.name),
+        }
+    }
+
+    /// The same text for all spellings of a reference.
+    pub fn full_text(&self) -> String {
+        let name = self.full_name();
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => format!("{name}@{digest}"),
+            (None, tag) => format!("{name}:{}", tag.as_deref().unwrap_or("latest")),
+        }
+    }
+
+    /// The registry: `docker.io`, or another host in lower case.
+    pub fn registry(&self) -> String {
+        let name = self.full_name();
+        name.split('/').next().unwrap_or(DEFAULT_REGISTRY).to_owned()
+    }
+
+    /// This content of the same name, whatever the tag means by now.
+    pub fn pinned_to(&self, digest: &str) -> Result<Self, ImageError> {
+        Ok(Self { name: self.name.clone(), tag: None, digest: Some(parse_digest(digest)?) })
+    }
 }
 
-fn parse_digest(text: &str) -> Result<String, ImageError> {
+/// Checks the name of a registry, and gives it as [`ImageRef::registry`] does.
+///
+/// # Errors
+/// One sentence fragment that says what is wrong.
+pub fn parse_registry(text: &str) -> Result<String, ImageError> {
+    let image = ImageRef::parse(&format!("{text}/x"))?;
+    if is_host(text) && !text.contains('/') {
+        Ok(image.registry())
+    } else {
+        Err(ImageError("is no host with a dot, a port or the name localhost"))
+    }
+}
+
+/// Where an image is from whose name has no host.
+pub const DEFAULT_REGISTRY: &str = "docker.io";
+
+pub(super) fn hub_name(path: &str) -> String {
+    let folder = if path.contains('/') { "" } else { "library/" };
+    format!("{DEFAULT_REGISTRY}/{folder}{path}")
+}
+
+pub(super) fn parse_digest(text: &str) -> Result<String, ImageError> {
     let is_hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     match text.strip_prefix("sha256:") {
         Some(hex) if is_hex(hex) => Ok(text.to_owned()),
@@ -105,7 +159,7 @@ fn check_name(name: &str) -> Result<(), ImageError> {
 }
 
 /// The engine's own rule: the part before the first slash is a host when it has a dot or a port, or is localhost.
-fn is_host(first: &str) -> bool {
+pub(super) fn is_host(first: &str) -> bool {
     first.contains(['.', ':']) || first == "localhost"
 }
 
@@ -206,6 +260,32 @@ mod tests {
         }
         let pinned = ImageRef::parse(&format!("a/b@{digest}")).unwrap();
         assert_eq!((pinned.tag(), pinned.digest()), (None, Some(digest.as_str())));
+    }
+
+    #[test]
+    fn completes_names_as_the_engine_does() {
+        for (text, full) in [
+            ("python", "docker.io/library/python"),
+            ("acme/tool:1", "docker.io/acme/tool"),
+            ("docker.io/python", "docker.io/library/python"),
+            ("index.docker.io/acme/tool", "docker.io/acme/tool"),
+            ("Registry.Example.org:5000/a/b:1", "registry.example.org:5000/a/b"),
+            ("localhost/a", "localhost/a"),
+        ] {
+            assert_eq!(ImageRef::parse(text).unwrap().full_name(), full, "{text}");
+        }
+        for (text, registry) in
+            [("docker.io", "docker.io"), ("index.docker.io", "docker.io"), ("H.org:5000", "h.org:5000")]
+        {
+            assert_eq!(parse_registry(text).unwrap(), registry);
+        }
+        for text in ["", "h", "h.org/team", "https://h.org", "h.org:x", "h.org:5000:1", "h.org "] {
+            assert!(parse_registry(text).is_err(), "{text}");
+        }
+        let digest = format!("sha256:{}", "0f".repeat(32));
+        let pinned = ImageRef::parse("h:5000/a:1").unwrap().pinned_to(&digest).unwrap();
+        assert_eq!(pinned.to_string(), format!("h:5000/a@{digest}"));
+        assert!(pinned.pinned_to("sha256:0f").is_err());
     }
 
     #[test]

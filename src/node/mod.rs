@@ -3,6 +3,7 @@
 pub mod account;
 pub mod action;
 pub mod alerts;
+pub mod allow;
 pub mod guard;
 pub mod id;
 pub mod image;

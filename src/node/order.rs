@@ -47,6 +47,8 @@ pub struct Marks {
     pub container_id: Option<String>,
     /// Digest or id of the image that the container was made from.
     pub image_digest: Option<String>,
+    /// The engine's id of that image. Set once: a tag that moves later means nothing to this attempt.
+    pub image_id: Option<String>,
     /// Boot during which `started_boot_ms` counts.
     pub boot_id: Option<String>,
     /// When the container started, in milliseconds on the clock that counts suspend.

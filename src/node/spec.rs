@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::allow::ImagePolicy;
 use super::id::{AttemptKey, Id};
 use super::image::ImageRef;
 use super::net::{Destination, NetworkPolicy};
@@ -59,6 +60,8 @@ pub struct SpecDefaults {
     pub max_fetch_bytes: u64,
     /// What tasks may reach.
     pub network: NetworkPolicy,
+    /// Which images they may name.
+    pub images: ImagePolicy,
 }
 
 impl Default for SpecDefaults {
@@ -68,6 +71,7 @@ impl Default for SpecDefaults {
             max_timeout: Duration::from_secs(86_400),
             max_fetch_bytes: 1 << 30,
             network: NetworkPolicy::default(),
+            images: ImagePolicy::default(),
         }
     }
 }
@@ -182,6 +186,7 @@ impl TaskSpec {
         let owner = if offer.owner.is_empty() { id("owner_id", "anonymous")? } else { id("owner_id", &offer.owner)? };
         let image = if offer.image.is_empty() { BASE_IMAGE } else { &offer.image };
         let image = ImageRef::parse(image).map_err(|error| refuse("image", error.to_string()))?;
+        defaults.images.judge(&image).map_err(|reason| refuse("image", reason))?;
         let pull = pull_policy(&offer.pull, &image)?;
         check_words(offer)?;
         let max_timeout = millis(defaults.max_timeout);

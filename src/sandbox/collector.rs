@@ -1,5 +1,5 @@
 //! The thread that collects what is left over: each hour, and when the owner asks. At the engine that is what belongs to no
-//! attempt; on the disk, bundles over their limits. The start's own collection is the engine watch's, which looks whenever
+//! attempt, and where its disk runs low images that were pulled for tasks; on the disk, bundles over their limits. The start's own collection is the engine watch's, which looks whenever
 //! it has found the engine again.
 //!
 //! The thread is released by [`Collector::release`].
@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, tick};
 use log::{info, warn};
 
+use super::book::Book;
 use super::naming::Identity;
 use super::sweep;
 use crate::docker::{Docker, Stop};
@@ -50,6 +51,8 @@ pub struct Parts {
     pub identity: Identity,
     /// Bundles on the disk.
     pub bundles: Arc<Bundles>,
+    /// Images that were pulled.
+    pub images: Arc<Book>,
     /// Whether the node still has use for what an attempt has at the engine.
     pub is_held: Box<dyn Fn(&AttemptKey) -> bool + Send>,
 }
@@ -134,6 +137,7 @@ impl Parts {
             let kind = orphan.kind.as_str().to_owned();
             found.push(LeftOver { kind, name: orphan.name, reason: orphan.reason, trouble });
         }
+        found.extend(self.images.tidy(&self.docker, how).map_err(|error| error.to_string())?);
         if how == Collecting::Removes {
             found.iter().for_each(log_one);
         }
@@ -141,7 +145,8 @@ impl Parts {
     }
 }
 
-fn log_one(thing: &LeftOver) {
+/// Tells it in the log.
+pub fn log_one(thing: &LeftOver) {
     let LeftOver { kind, name, reason, trouble } = thing;
     match trouble {
         None => info!("removed the left-over {kind} {name}: {reason}"),

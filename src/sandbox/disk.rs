@@ -15,7 +15,7 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two answers of the engine, which walks all volumes for each.
 pub const ASK_EVERY: Duration = Duration::from_secs(10);
 /// Below this the machine itself is in danger, whoever wrote.
-const RESERVE_BYTES: u64 = 256 << 20;
+pub const RESERVE_BYTES: u64 = 256 << 20;
 /// Loss of room after which the folder is measured: an eighth of the limit, at most this.
 const MAX_TRIGGER_BYTES: u64 = 64 << 20;
 /// Entries of one walk. A folder with more is as good as over its limit: it eats inodes.
@@ -107,7 +107,8 @@ impl DiskWatch {
     }
 }
 
-fn free_bytes(folder: &Path) -> Option<u64> {
+/// What is free for others than root on the file system that has this folder, where that can be told.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(folder).ok()?;
     stat.f_bavail.checked_mul(stat.f_frsize)
 }

@@ -6,11 +6,15 @@
 //! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
 //! | `remote` | archives that are fetched first |
 //! | `image` | what of an image has a say: pure |
+//! | `images` | what all tasks share of images |
 //! | `readback`, `inside`, `mounts` | whether a started container is what was asked for: by the engine's word and the kernel's |
 //! | `task` | the thread of one attempt, and the order of its steps |
 //! | `prepare`, `run`, `finish` | the steps: to a container, while it runs, after its end |
 //! | `bundle` | what is kept of an attempt that failed |
-//! | `pull` | pulling an image, and when that stands still |
+//! | `resolve` | which image a task runs in: looked up once |
+//! | `pull`, `pulls` | pulling an image, and when that stands still; pulls that tasks share |
+//! | `book` | images that this node has pulled, and may remove |
+//! | `registries` | credentials for registries that the owner names |
 //! | `stop` | ending and freezing a running container |
 //! | `step` | long engine calls that can be released |
 //! | `capture` | the output thread |
@@ -28,6 +32,7 @@
 
 mod adopt;
 mod body;
+mod book;
 mod bundle;
 mod capture;
 mod collect;
@@ -40,6 +45,7 @@ mod gap;
 mod gauge;
 mod guard;
 mod image;
+mod images;
 mod inputs;
 mod inside;
 #[cfg(test)]
@@ -55,8 +61,11 @@ mod pattern;
 mod prepare;
 mod probe;
 mod pull;
+mod pulls;
 mod readback;
+mod registries;
 mod remote;
+mod resolve;
 mod run;
 mod settle;
 mod shim;
@@ -68,9 +77,12 @@ mod task;
 mod verdict;
 
 pub use body::TASK_USER;
+pub use book::Book;
 pub use collector::{Ask, Collector, Parts as CollectorParts, asks};
 pub use engine::{EngineNews, EngineWatch, Hooks, can_hold};
 pub use guard::{Egress, EgressGuard, EgressSettings};
+pub use images::Images;
 pub use inputs::{InputError, Starter, rewrite as rewrite_inputs};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
+pub use registries::Registries;
 pub use task::{Beginning, Context, TaskHandle, Teller, start};

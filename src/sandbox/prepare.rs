@@ -13,7 +13,7 @@ use super::task::Task;
 use crate::docker::{CreateBody, Docker, Error, ImageInspect, VolumeCreate};
 use crate::node::order::TaskNews;
 use crate::node::record::Outcome;
-use crate::node::spec::{PullPolicy, TaskSpec};
+use crate::node::spec::TaskSpec;
 use crate::sys::failpoint::{self, FailPoint};
 
 /// Between two pieces of an archive.
@@ -23,8 +23,6 @@ impl Task {
     pub fn prepare(&mut self) -> Step<CreateBody> {
         self.fetch_inputs()?;
         let image = self.image()?;
-        let digest = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone());
-        self.mark(|marks| marks.image_digest = Some(digest));
         let task_image = TaskImage::check(&image).map_err(|reason| Break::End(Outcome::Rejected, reason))?;
         for path in &task_image.scratch {
             self.tell(TaskNews::Note(format!("{path}, a volume of the image, is an empty file system in memory")));
@@ -36,22 +34,6 @@ impl Task {
         self.mark(|marks| marks.container_id = Some(id));
         self.put_inputs()?;
         Ok(body)
-    }
-
-    fn image(&self) -> Step<ImageInspect> {
-        let reference = self.spec.image.to_string();
-        let inspect = {
-            let reference = reference.clone();
-            move |docker: &Docker| docker.inspect_image(&reference)
-        };
-        match (self.spec.pull, self.engine(inspect.clone())?) {
-            (PullPolicy::IfMissing | PullPolicy::Never, Ok(image)) => return Ok(image),
-            (PullPolicy::Never, Err(error)) => return Err(fault(&error)),
-            (_, Err(error)) if !error.is_not_found() => return Err(fault(&error)),
-            _ => {}
-        }
-        self.pull(&reference)?;
-        self.engine(inspect)?.map_err(|error| fault(&error))
     }
 
     fn volume(&self, image: &ImageInspect) -> Step<()> {

@@ -4,11 +4,18 @@
 //! byte now and then, would else hold the attempt for ever.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::book::Book;
+use super::image::no_platform;
+use super::pulls::{PullEnd, Stage};
+use super::registries::{hint, is_not_taken};
 use super::step::{Break, Step, fault};
 use super::task::Task;
-use crate::docker::{Docker, Error, PullProgress, Stop};
+use crate::docker::{Docker, Error, PullProgress, RegistryAuth};
+use crate::node::image::ImageRef;
 use crate::node::order::TaskNews;
 use crate::node::record::Outcome;
 use crate::node::spec::{PullPolicy, base_image_name};
@@ -23,28 +30,21 @@ const STEP_BYTES: u64 = 1 << 20;
 /// Steps that are known apart: an image has at most 127 layers of some eight steps each.
 const MAX_STEPS: usize = 4_096;
 
-/// Why a pull failed.
-enum PullError {
-    Engine(Error),
-    /// It did not come forward for this long.
-    Stalled(Duration),
-}
-
 impl Task {
-    /// Pulls the image; a failure that may pass is tried again.
-    pub fn pull(&self, reference: &str) -> Step<()> {
+    /// Pulls the image; a failure that may pass is tried again. The digest that the engine has told.
+    pub fn pull(&self, reference: &ImageRef) -> Step<Option<String>> {
         for attempt in 1.. {
             self.tell(TaskNews::Detail(format!("pulls {reference}")));
             let words = match self.try_pull(reference)? {
-                Ok(()) => return Ok(()),
-                Err(PullError::Engine(error)) if is_permanent(&error) => {
-                    return Err(self.no_image(Outcome::Rejected, &error.to_string()));
+                PullEnd::Done(digest) => return Ok(digest),
+                PullEnd::Refused(words) => {
+                    return Err(match no_platform(reference, &words) {
+                        Some(problem) => Break::End(Outcome::Rejected, problem),
+                        None => self.no_image(Outcome::Rejected, &words),
+                    });
                 }
-                Err(PullError::Engine(error)) => error.to_string(),
-                Err(PullError::Stalled(limit)) => format!(
-                    "pull image {reference}: it stood still for {} s (HIVEMIND_PULL_LIMIT)",
-                    limit.as_secs_f64()
-                ),
+                PullEnd::Broken(words) => return Err(Break::End(Outcome::NodeFault, words)),
+                PullEnd::Failed(words) => words,
             };
             if attempt >= MAX_PULLS {
                 return Err(self.no_image(Outcome::NodeFault, &format!("{words}; tried {MAX_PULLS} times")));
@@ -55,35 +55,30 @@ impl Task {
             // A try counts only with an engine that is there.
             self.engine(|docker| docker.ping())?.map_err(|error| fault(&error))?;
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn try_pull(&self, reference: &str) -> Step<Result<(), PullError>> {
-        let (name, teller, limit) = (reference.to_owned(), self.teller(), self.context.pull_limit);
-        let stop = Stop::new();
-        let stalled = stop.clone();
-        let job = move |docker: &Docker| {
-            let mut told = Instant::now();
-            let mut pace = Pace::new(limit, told);
-            let result = docker.pull_image(&name, None, limit, &mut |line| {
-                failpoint::pass(FailPoint::Pulling);
-                let now = Instant::now();
-                pace.handle_line(line, now);
-                if pace.is_stalled(now) {
-                    stalled.stop();
-                }
-                if now.duration_since(told) >= PROGRESS_EVERY {
-                    told = now;
-                    teller(TaskNews::Detail(format!("pulls {name}: {}", words_of(line))));
-                }
-            });
-            result.map_err(|error| match error {
-                // No line at all, or none of use.
-                Error::Timeout { .. } | Error::Stopped if pace.is_stalled(Instant::now()) => PullError::Stalled(limit),
-                error => PullError::Engine(error),
-            })
+    /// Joins the pull of it that is under way, or begins one.
+    fn try_pull(&self, reference: &ImageRef) -> Step<PullEnd> {
+        let node_fault = |reason: String| Break::End(Outcome::NodeFault, reason);
+        let images = &self.context.images;
+        let auth = images
+            .registries
+            .auth_for(reference)
+            .map_err(|problem| node_fault(format!("pull image {reference}: HIVEMIND_REGISTRY_AUTH_FILE: {problem}")))?;
+        let request = Request {
+            docker: self.context.docker.clone(),
+            image: reference.clone(),
+            auth,
+            limit: self.context.pull_limit,
+            book: Arc::clone(&images.book),
         };
-        self.call_unless(&|| self.interruption(), &stop, job)
+        let joined = images.pulls.join(&reference.full_text(), move |stage| request.run(stage));
+        let (seat, leave) = joined.map_err(|error| node_fault(format!("can't start a thread: {error}")))?;
+        let teller = self.teller();
+        let hear = move || seat.hear(&|words| teller(TaskNews::Detail(words)));
+        let end = self.help_unless(&|| self.interruption(), &|| leave.leave(), hear)?;
+        Ok(end.unwrap_or_else(|| PullEnd::Failed(format!("pull image {reference}: it was given up"))))
     }
 
     fn no_image(&self, outcome: Outcome, words: &str) -> Break {
@@ -97,6 +92,80 @@ impl Task {
     }
 }
 
+/// Near the end the engine says `Digest: sha256:...`, of what the registry has answered with.
+fn digest_in(line: &PullProgress) -> Option<String> {
+    line.status.strip_prefix("Digest: ").map(str::to_owned)
+}
+
+/// The one request at the engine for a pull.
+struct Request {
+    docker: Docker,
+    image: ImageRef,
+    auth: Option<RegistryAuth>,
+    limit: Duration,
+    book: Arc<Book>,
+}
+
+impl Request {
+    fn run(self, stage: &Stage) -> PullEnd {
+        let docker = self.docker.with_stop(stage.stop());
+        self.book.make_room(&docker);
+        // Where the engine's folder is not on this machine, nobody here can tell how much room it has.
+        let folder = docker.facts().map(|facts| PathBuf::from(facts.root_dir)).ok();
+        let has_room = folder.is_none_or(|folder| folder.as_os_str().is_empty() || stage.watch(folder));
+        let name = self.image.to_string();
+        let no_room = || stage.no_room().map(|words| PullEnd::Broken(format!("pull image {name}: {words}")));
+        if let Some(end) = no_room().filter(|_| !has_room) {
+            return end;
+        }
+        // Without this list nobody knows what the pull has brought: then it is left alone for ever.
+        let before = docker.image_ids();
+        let mut told = Instant::now();
+        let mut pace = Pace::new(self.limit, told);
+        let mut digest = None;
+        let result = docker.pull_image(&name, self.auth.as_ref(), self.limit, &mut |line| {
+            failpoint::pass(FailPoint::Pulling);
+            digest = digest_in(line).or(digest.take());
+            let now = Instant::now();
+            pace.handle_line(line, now);
+            if pace.is_stalled(now) {
+                stage.stop().stop();
+            }
+            if now.duration_since(told) >= PROGRESS_EVERY {
+                told = now;
+                stage.tell(&format!("pulls {name}: {}", words_of(line)));
+            }
+        });
+        match result {
+            Ok(()) => {
+                if let (Ok(before), Ok(image)) = (before, docker.inspect_image(&name)) {
+                    self.book.note(&self.image, &image.id, &before);
+                }
+                PullEnd::Done(digest)
+            }
+            Err(error) => no_room().unwrap_or_else(|| self.judge(&error, pace.is_stalled(Instant::now()))),
+        }
+    }
+
+    fn judge(&self, error: &Error, is_stalled: bool) -> PullEnd {
+        let (image, words) = (&self.image, error.to_string());
+        match error {
+            // No line at all, or none of use.
+            Error::Timeout { .. } | Error::Stopped if is_stalled => PullEnd::Failed(format!(
+                "pull image {image}: it stood still for {} s (HIVEMIND_PULL_LIMIT)",
+                self.limit.as_secs_f64()
+            )),
+            error if !is_permanent(error) => PullEnd::Failed(words),
+            _ if self.auth.is_none() => PullEnd::Refused(format!("{words}{}", hint(&words, image))),
+            _ if is_not_taken(&words) => PullEnd::Broken(format!(
+                "{words}; {} does not take what HIVEMIND_REGISTRY_AUTH_FILE has for it",
+                image.registry()
+            )),
+            _ => PullEnd::Refused(words),
+        }
+    }
+}
+
 fn words_of(line: &PullProgress) -> String {
     let PullProgress { id, status, detail } = line;
     match (detail.current, detail.total) {
@@ -107,8 +176,19 @@ fn words_of(line: &PullProgress) -> String {
 
 /// The engine gives no status to tell by: a registry's refusal comes as 500 or in the middle of the stream.
 fn is_permanent(error: &Error) -> bool {
-    const WORDS: [&str; 6] =
-        ["not found", "manifest unknown", "denied", "unauthorized", "no matching manifest", "does not exist"];
+    const WORDS: [&str; 10] = [
+        "not found",
+        "manifest unknown",
+        "denied",
+        "unauthorized",
+        "no basic auth credentials",
+        "no matching manifest",
+        "no image found in",
+        "cannot be used on this platform",
+        "does not exist",
+        // What came has not the digest that was asked for.
+        "verification failed",
+    ];
     match error {
         Error::Refused { status, message, .. } => {
             let message = message.to_lowercase();

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::bundle::Told;
 use super::capture::Tail;
 use super::guard::Egress;
+use super::images::Images;
 use super::naming::{Identity, LABEL_KEY};
 use super::run::Run;
 use super::step::{Break, Step};
@@ -49,6 +50,8 @@ pub struct Context {
     pub bundles: Arc<Bundles>,
     /// Time in which a pull must come forward.
     pub pull_limit: Duration,
+    /// What they share of images.
+    pub images: Images,
 }
 
 /// Where a task's thread tells its news. It may wait, and never drops.
@@ -187,6 +190,7 @@ impl Task {
                 self.keep_bundle(report);
             }
             let trouble = self.clean();
+            self.context.images.book.release(&self.spec.key);
             self.tell(TaskNews::Cleaned(trouble));
         } else {
             self.tell(TaskNews::Left);

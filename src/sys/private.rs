@@ -1,7 +1,7 @@
 //! Files and folders that only this user may see.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::{fmt, process};
@@ -34,6 +34,15 @@ pub enum PrivateError {
     },
     /// It is there and no folder.
     NoFolder(PathBuf),
+    /// A file that others may read.
+    Readable {
+        /// What.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// No plain file, or one that is larger than it can be.
+    NoFile(PathBuf),
     /// The system refused.
     Io {
         /// What.
@@ -60,6 +69,11 @@ impl fmt::Display for PrivateError {
                 write!(f, "{path} has mode {mode:04o}, so others may look into it: chmod 700 '{path}'")
             }
             Self::NoFolder(path) => write!(f, "{} is no folder", path.display()),
+            Self::Readable { path, mode } => {
+                let path = path.display();
+                write!(f, "{path} has mode {mode:04o}, so others may read it: chmod 600 '{path}'")
+            }
+            Self::NoFile(path) => write!(f, "{} is no file, or too large to be what it should be", path.display()),
             Self::Io { path, step, .. } => write!(f, "can't {step} {}", path.display()),
         }
     }
@@ -130,6 +144,26 @@ pub fn check_private_dir(path: &Path) -> Result<(), PrivateError> {
     Ok(())
 }
 
+/// The content of a file that nobody but its owner may read, up to `max_bytes`.
+///
+/// # Errors
+/// Says what is wrong and the command that mends it.
+pub fn read_private(path: &Path, max_bytes: u64) -> Result<Vec<u8>, PrivateError> {
+    let fault = |source| PrivateError::Io { path: path.to_owned(), step: "read", source };
+    let file = File::open(path).map_err(fault)?;
+    // Of what was opened, whatever the name means by now.
+    let meta = file.metadata().map_err(fault)?;
+    if !meta.is_file() || meta.len() > max_bytes {
+        return Err(PrivateError::NoFile(path.to_owned()));
+    }
+    if meta.mode() & 0o077 != 0 {
+        return Err(PrivateError::Readable { path: path.to_owned(), mode: meta.mode() & 0o7777 });
+    }
+    let mut bytes = Vec::new();
+    file.take(max_bytes).read_to_end(&mut bytes).map_err(fault)?;
+    Ok(bytes)
+}
+
 /// Puts a file of mode 0600 at `path`, whole or not at all: written beside it, synced, renamed, folder synced.
 ///
 /// # Errors
@@ -183,6 +217,24 @@ mod tests {
         fs::write(base.join("file"), "").unwrap();
         assert!(matches!(private_dir(&base.join("file")), Err(PrivateError::NoFolder(_))));
         fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn reads_only_what_nobody_else_may_read() {
+        let dir = scratch("read");
+        private_dir(&dir).unwrap();
+        let path = dir.join("login");
+        fs::write(&path, "text").unwrap();
+        for mode in [0o644, 0o640, 0o604, 0o620] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = read_private(&path, 10).unwrap_err().to_string();
+            assert!(error.contains(&format!("others may read it: chmod 600 '{}'", path.display())), "{error}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(read_private(&path, 10).unwrap(), b"text");
+        assert!(matches!(read_private(&path, 3), Err(PrivateError::NoFile(_))));
+        assert!(matches!(read_private(&dir, 3), Err(PrivateError::NoFile(_))));
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub mod real;
+
+/// Of one platform.
+pub const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// As the registry names it.
 pub fn digest(bytes: &[u8]) -> String {
@@ -35,6 +38,18 @@ impl Content {
 
     /// As [`Self::new`], with this file.
     pub fn with_file(path: &str, mode: u32, bytes: &[u8]) -> Content {
+        Self::for_machine("amd64", path, mode, bytes)
+    }
+
+    /// A static busybox as `/bin/busybox`, with this text behind it, which the system does not look at.
+    pub fn busybox(arch: &str, text: &str) -> Content {
+        let mut program = std::fs::read("/bin/busybox").expect("this test needs a static busybox at /bin/busybox");
+        program.extend(format!("{text} {}", std::process::id()).bytes());
+        Self::for_machine(arch, "bin/busybox", 0o755, &program)
+    }
+
+    /// As [`Self::with_file`], for this architecture.
+    pub fn for_machine(arch: &str, path: &str, mode: u32, bytes: &[u8]) -> Content {
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
@@ -43,7 +58,7 @@ impl Content {
         tar.append_data(&mut header, path, bytes).unwrap();
         let layer = tar.into_inner().unwrap();
         let config = serde_json::json!({
-            "architecture": "amd64", "os": "linux", "config": { "User": "1000", "Env": ["A=b"] },
+            "architecture": arch, "os": "linux", "config": { "User": "1000", "Env": ["A=b"] },
             "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
         });
         let config = config.to_string().into_bytes();
@@ -65,6 +80,9 @@ impl Content {
 /// Sends the layer, or does something else.
 pub type OnLayer = dyn Fn(&[u8], &mut TcpStream) + Send + Sync;
 
+/// Answers a request for this path itself, or declines.
+pub type OnPath = dyn Fn(&str, &Content, &mut TcpStream) -> bool + Send + Sync;
+
 /// Answers one request; the layer is up to the test.
 pub struct Registry {
     /// What it has.
@@ -72,6 +90,7 @@ pub struct Registry {
     /// `Basic ...` that is asked for.
     password: Option<&'static str>,
     on_layer: Box<OnLayer>,
+    on_path: Box<OnPath>,
     /// Heads of the requests so far.
     pub seen: Mutex<Vec<String>>,
     port: AtomicU16,
@@ -94,10 +113,30 @@ impl Registry {
         password: Option<&'static str>,
         on_layer: impl Fn(&[u8], &mut TcpStream) + Send + Sync + 'static,
     ) -> Arc<Registry> {
+        Self::run(listener, content, password, (Box::new(on_layer), Box::new(|_, _, _| false)))
+    }
+
+    /// As [`Self::serve`], where some answers are the test's.
+    pub fn serve_with(
+        content: Content,
+        on_layer: impl Fn(&[u8], &mut TcpStream) + Send + Sync + 'static,
+        on_path: impl Fn(&str, &Content, &mut TcpStream) -> bool + Send + Sync + 'static,
+    ) -> Arc<Registry> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::run(listener, content, None, (Box::new(on_layer), Box::new(on_path)))
+    }
+
+    fn run(
+        listener: TcpListener,
+        content: Content,
+        password: Option<&'static str>,
+        (on_layer, on_path): (Box<OnLayer>, Box<OnPath>),
+    ) -> Arc<Registry> {
         let registry = Arc::new(Registry {
             content,
             password,
-            on_layer: Box::new(on_layer),
+            on_layer,
+            on_path,
             seen: Mutex::default(),
             port: AtomicU16::new(listener.local_addr().unwrap().port()),
         });
@@ -146,6 +185,9 @@ impl Registry {
             );
         }
         let content = &self.content;
+        if (self.on_path)(&path, content, &mut stream) {
+            return;
+        }
         if path == "/v2/" {
             reply(&mut stream, "200 OK", "application/json", b"{}");
         } else if path.ends_with("/manifests/1") || path.ends_with(&digest(&content.manifest)) {
