@@ -70,7 +70,7 @@ mod verdict;
 pub use body::TASK_USER;
 pub use collector::{Ask, Collector, Parts as CollectorParts, asks};
 pub use engine::{EngineNews, EngineWatch, Hooks, can_hold};
-pub use guard::{Egress, EgressGuard, EgressSettings};
+pub use guard::{Egress, EgressGuard, EgressSettings, could_guard};
 pub use inputs::{InputError, Starter, rewrite as rewrite_inputs};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
 pub use task::{Beginning, Context, TaskHandle, Teller, start};
