@@ -142,6 +142,7 @@ need_command iptables iptables
 need_command nft nftables
 need_command rootlesskit rootlesskit
 need_command newuidmap uidmap
+need_command runsc runsc
 ensure_nginx
 ensure_engine
 ensure_cargo lints
@@ -156,7 +157,7 @@ export HIVEMIND_TEST_TONIC
 step scripts scripts_parse
 step image bash scripts/build-image.sh
 step format cargo fmt --check
-step "format of peers" cargo fmt --check --manifest-path tests/peers/Cargo.toml
+step "format of peers" cargo fmt --check --all --manifest-path tests/peers/Cargo.toml
 step clippy cargo clippy --locked --all-targets -- -D warnings
 step "fuzz targets" fuzz_targets_compile
 step build cargo build --locked

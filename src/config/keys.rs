@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 45] = [
+pub static KEYS: [Key; 46] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -245,6 +245,12 @@ pub static KEYS: [Key; 45] = [
             "cpu, memory, disk, task-memory: 1 to 100, or off; after: 0s to 1d",
             "cpu=90,memory=90,disk=90,task-memory=90,after=60s",
         ],
+    )
+    .live(),
+    key(
+        "HIVEMIND_RUNTIMES",
+        "Runtimes of the engine that tasks may name, such as runsc, kata or nvidia; a task that names none has the engine's default",
+        ["list", "at most 16 names that the engine has, with commas between", "none"],
     )
     .live(),
     key(

@@ -9,6 +9,7 @@ use log::LevelFilter;
 use crate::node::guard::Allowed;
 use crate::node::id::{Id, MAX_ID_LEN};
 use crate::node::resources::Resources;
+use crate::node::runtime::Runtimes;
 use crate::node::spec::{MAX_BYTES, MIN_MEMORY_BYTES, SpecDefaults};
 use crate::sys::text::from_hex;
 
@@ -28,6 +29,8 @@ use super::{ClientOptions, Config, MAX_FILE_BYTES, Shutdown, Surroundings};
 const MONITOR_PORT: u16 = 5001;
 const MAX_LABELS: usize = 32;
 const MAX_TOKEN_BYTES: usize = 4_096;
+/// An engine has two or three.
+const MAX_RUNTIMES: usize = 16;
 const MAX_SLOTS: u32 = 256;
 /// What is lent of a resource whose amount the machine doesn't tell.
 const UNKNOWN_LENT_BYTES: u64 = 1 << 30;
@@ -329,7 +332,18 @@ fn spec_defaults(layers: &Layers<'_>) -> Result<SpecDefaults, ConfigError> {
         max_fetch_bytes: limit.unwrap_or(defaults.max_fetch_bytes),
         network: network::policy(layers)?,
         images: images::policy(layers)?,
+        runtimes: layers.read("HIVEMIND_RUNTIMES", runtimes)?.unwrap_or_default(),
     })
+}
+
+fn runtimes(text: &str) -> Result<Runtimes, String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let name = |name| Id::parse(name).map_err(|error| format!("{}: the name {error}", shown(name)));
+    let names: Vec<Id> = names.map(name).collect::<Result<_, _>>()?;
+    if names.len() > MAX_RUNTIMES {
+        return Err(format!("has {} names, at most {MAX_RUNTIMES} are allowed", names.len()));
+    }
+    Ok(Runtimes::Only(names))
 }
 
 /// A duration from one second to `max`, which is called so.

@@ -16,6 +16,7 @@ pub mod record;
 pub mod resources;
 pub mod reward;
 pub mod roster;
+pub mod runtime;
 pub mod snapshot;
 pub mod spec;
 pub mod url;

@@ -99,6 +99,9 @@ pub struct EngineView {
     pub cgroup_version: u32,
     /// The engine runs without root.
     pub is_rootless: bool,
+    /// Names of its runtimes.
+    #[serde(default)]
+    pub runtimes: Vec<String>,
 }
 
 /// What the node as a whole is doing.
