@@ -9,7 +9,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 # Each name is a function bench_NAME below.
-BENCHES=(size grpc session task queue)
+BENCHES=(size grpc session task output queue)
 
 # figure NAME VALUE UNIT <=|>= GOAL
 figure() {
@@ -291,6 +291,71 @@ bench_queue() {
     figure queue_of_10000 "$(at 10000)" us '<=' 1000
     # Linear is 10; the lengths differ by as much.
     figure queue_growth "$(awk -v a="$(at 10000)" -v b="$(at 1000)" 'BEGIN { printf "%.1f", a / b }')" of_1000 '<=' 12
+}
+
+# ---- output: a container's output from a scripted engine, ours beside bollard's, and beside who throws it away
+
+OUTPUT_ROUNDS=${OUTPUT_ROUNDS:-9}
+# Reader and engine share this processor, so that nothing overlaps and all that a reader costs shows in its MB/s.
+OUTPUT_CPU=${OUTPUT_CPU:-1}
+# WAY-LINE-COUNT, see output_bench.rs: a second or less for each.
+OUTPUT_PLANS=(single-100-4000 single-16384-4000 batch-100-4000000 batch-16384-60000)
+
+bench_output() {
+    local dir plan round name low middle high
+    need_command jq jq
+    need_command taskset util-linux
+    ensure_cargo build
+    (cd "$ROOT" && cargo build --release --locked --example output_bench) || die "the build failed"
+    local bench=${CARGO_TARGET_DIR:-$ROOT/target}/release/examples/output_bench bollard
+    bollard=$(peer bollard-peer) || die "could not build tests/peers"
+    dir=$(mktemp -d)
+    # shellcheck disable=SC2064 # the value of now
+    trap "kill \$(jobs -p) 2>/dev/null; rm -rf '$dir'" EXIT
+    taskset -c "$OUTPUT_CPU" "$bench" engine "$dir/socket" >"$dir/engine" &
+    until grep -q READY "$dir/engine"; do sleep 0.05; done
+    for plan in "${OUTPUT_PLANS[@]}"; do
+        # The first round warms up and is not counted.
+        for round in $(seq 0 "$OUTPUT_ROUNDS"); do
+            for name in ours bollard bare; do
+                case $name in
+                bollard) taskset -c "$OUTPUT_CPU" "$bollard" "$dir/socket" "$plan" ;;
+                *) taskset -c "$OUTPUT_CPU" "$bench" "$name" "$dir/socket" "$plan" ;;
+                esac >>"$dir/$plan.$name.$((round > 0))" || die "$plan: $name failed"
+            done
+        done
+        say "$plan: $OUTPUT_ROUNDS rounds"
+    done
+    # The quantity $3 (a jq expression) of each run of NAME $2 of PLAN $1; its median; ours by another's.
+    runs() { jq -r "$3" "$dir/$1.$2.1"; }
+    middle() { runs "$1" "$2" "$3" | spread | cut -d' ' -f2; }
+    by() { awk -v a="$(middle "$1" ours "$3")" -v b="$(middle "$1" "$2" "$3")" 'BEGIN { printf "%.3f", a / b }'; }
+    local cpu_ns='.cpu_s / .frames * 1e9' rate='.bytes / .wall_s / 1e6' growth='(.peak_rss_kib - .start_rss_kib) / 1024'
+    echo "reader and engine on processor $OUTPUT_CPU; frames of one line; $OUTPUT_ROUNDS rounds, interleaved; median (range)"
+    echo "single: each frame written alone, 100 us apart; batch: frames of 32 KiB together, as fast as they are taken"
+    for plan in "${OUTPUT_PLANS[@]}"; do
+        echo "$plan"
+        for name in ours bollard bare; do
+            read -r low middle high < <(runs "$plan" "$name" "$cpu_ns" | spread)
+            printf '  %-8s CPU a frame %9.1f ns (%.1f to %.1f)' "$name" "$middle" "$low" "$high"
+            [ "${plan%%-*}" = single ] || printf ', %8.1f MB/s' "$(middle "$plan" "$name" "$rate")"
+            printf ', memory grows by %.2f MiB\n' "$(middle "$plan" "$name" "$growth")"
+        done
+    done
+    local line
+    for line in 100 16384; do
+        plan=$(printf '%s\n' "${OUTPUT_PLANS[@]}" | grep "^single-$line-")
+        figure "output_cpu_single_$line" "$(by "$plan" bollard "$cpu_ns")" of_bollard '<=' 0.8
+        plan=$(printf '%s\n' "${OUTPUT_PLANS[@]}" | grep "^batch-$line-")
+        figure "output_cpu_batch_$line" "$(by "$plan" bollard "$cpu_ns")" of_bollard '<=' 0.25
+    done
+    # Of large frames in batches nearly all is the kernel's copy, which nobody is spared.
+    plan=$(printf '%s\n' "${OUTPUT_PLANS[@]}" | grep '^batch-16384-')
+    awk -v a="$(middle "$plan" bare "$cpu_ns")" -v b="$(middle "$plan" bollard "$cpu_ns")" \
+        'BEGIN { printf "floor of output_cpu_batch_16384: who throws it away takes %.3f of bollard\n", a / b }'
+    plan=$(printf '%s\n' "${OUTPUT_PLANS[@]}" | grep '^batch-100-')
+    figure output_rate_100 "$(by "$plan" bare "$rate")" of_throwing_away '>=' 0.9
+    figure output_memory "$(printf '%.2f' "$(middle "$plan" ours "$growth")")" MiB '<=' 1
 }
 
 if [ $# -ne 1 ] || [[ " ${BENCHES[*]} " != *" $1 "* ]]; then

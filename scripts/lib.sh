@@ -115,12 +115,15 @@ test_python() {
     echo "$venv/bin/python"
 }
 
-# The same kind of peer on tonic, from a workspace of its own.
-tonic_peer() {
+# peer NAME: one of the peers in Rust, from a workspace of their own.
+peer() {
     local folder=${CARGO_TARGET_DIR:-$ROOT/target}/peers
-    cargo build --locked --manifest-path "$ROOT/tests/peers/Cargo.toml" --target-dir "$folder" --release >&2 || return 1
-    echo "$folder/release/tonic-peer"
+    cargo build --locked --manifest-path "$ROOT/tests/peers/Cargo.toml" --package "$1" --target-dir "$folder" --release >&2 || return 1
+    echo "$folder/release/$1"
 }
+
+# The same kind of peer on tonic.
+tonic_peer() { peer tonic-peer; }
 
 # A proxy for the tests, which start it themselves: as a service it would take port 80.
 ensure_nginx() {

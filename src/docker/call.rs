@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::error::{Error, printable};
 use super::stop::Stop;
 use super::target::Target;
-use super::transport::{BodyReader, Failure, Outgoing, Patience, Payload, Route, exchange};
+use super::transport::{BodyReader, Failure, Form, Outgoing, Patience, Payload, Route, exchange};
 use super::{ApiVersion, Docker};
 
 /// The largest JSON answer. An inspect has some 10 KiB; a list of a thousand containers 2 MiB.
@@ -31,11 +31,20 @@ pub(super) struct Call<'a> {
     registry_auth: Option<String>,
     payload: Payload<'a>,
     patience: Option<Patience>,
+    form: Form,
 }
 
 impl<'a> Call<'a> {
     fn new(method: &'static str, target: Target, operation: String) -> Call<'a> {
-        Call { method, target, operation, registry_auth: None, payload: Payload::None, patience: None }
+        Call {
+            method,
+            target,
+            operation,
+            registry_auth: None,
+            payload: Payload::None,
+            patience: None,
+            form: Form::Http,
+        }
     }
 
     pub(super) fn get(target: Target, operation: String) -> Call<'a> {
@@ -74,6 +83,12 @@ impl<'a> Call<'a> {
     /// Another deadline than that of a quick call.
     pub(super) fn within(mut self, limit: Duration) -> Call<'a> {
         self.patience = Some(Patience::Within(Some(limit)));
+        self
+    }
+
+    /// The answer is a stream of bytes that only ends with its connection.
+    pub(super) fn raw(mut self) -> Call<'a> {
+        self.form = Form::Raw;
         self
     }
 
@@ -121,6 +136,7 @@ impl Docker {
             registry_auth: call.registry_auth,
             payload: call.payload,
             patience: call.patience.unwrap_or(Patience::Within(Some(self.timeouts().quick))),
+            form: call.form,
         };
         if route.stop.as_ref().is_some_and(Stop::is_stopped) {
             return Err(Error::Stopped);

@@ -83,6 +83,9 @@ impl Demultiplexer {
     /// Takes bytes off the front of `input` until a piece of output is complete or the input is used up. Returns how
     /// many bytes were taken, and the piece, which lies within them. Call again with the rest until all is taken.
     pub fn handle_input<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Option<Piece<'a>>), FrameError> {
+        if let Some((taken, piece)) = self.whole_frame(input) {
+            return Ok((taken, Some(piece)));
+        }
         let mut at = 0;
         while at < input.len() {
             let Some((source, left)) = self.current else {
@@ -101,6 +104,17 @@ impl Demultiplexer {
             }
         }
         Ok((at, None))
+    }
+
+    /// The usual case, which keeps nothing: a frame of the container's that lies whole at the front of the input.
+    fn whole_frame<'a>(&self, input: &'a [u8]) -> Option<(usize, Piece<'a>)> {
+        if self.current.is_some() || self.head_filled > 0 {
+            return None;
+        }
+        let (&[stream @ (1 | 2), 0, 0, 0, a, b, c, d], rest) = input.split_first_chunk()? else { return None };
+        let piece = rest.get(..usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?)?;
+        let kind = if stream == 1 { OutputKind::Stdout } else { OutputKind::Stderr };
+        (!piece.is_empty()).then_some((HEAD + piece.len(), (kind, piece)))
     }
 
     /// The input has ended.

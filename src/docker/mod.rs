@@ -7,7 +7,7 @@
 //! | file | has |
 //! | --- | --- |
 //! | `host`, `version`, `error`, `stop` | address, API versions, errors, release of blocked calls |
-//! | `pipe`, `transport`, `target`, `call` | socket, the ureq seam, encoding, the way of one call |
+//! | `pipe`, `raw`, `transport`, `target`, `call` | socket, streams past the ureq seam, that seam, encoding, the way of one call |
 //! | `containers`, `archive`, `output`, `images`, `volumes_networks`, `system`, `events`, `stats` | the calls by topic |
 //! | `create`, `model` | bodies that are sent, answers that are read |
 //! | `frames`, `lines` | sans-I/O parsers of output frames and JSON lines |
@@ -27,6 +27,7 @@ mod lines;
 mod model;
 mod output;
 mod pipe;
+mod raw;
 mod stats;
 mod stop;
 mod system;

@@ -9,8 +9,8 @@ use super::error::Error;
 use super::frames::{Demultiplexer, FrameError, Piece};
 use super::transport::Patience;
 
-/// The piece in which output is read; the engine writes at most as much at once.
-const BUFFER: usize = 32 << 10;
+/// The piece in which output is read: twice what the engine writes at once, for one that has much to write.
+const BUFFER: usize = 64 << 10;
 
 /// A blocking reader of a container's output.
 ///
@@ -30,7 +30,7 @@ impl Docker {
     pub fn attach(&self, id: &str) -> Result<OutputStream, Error> {
         let target = container(id).word("attach").query("stream", "1").query("stdout", "1").query("stderr", "1");
         let patience = Patience::Idle(self.timeouts().quick, None);
-        self.output(Call::post(target, operation("attach to container", id)).patience(patience))
+        self.output(Call::post(target, operation("attach to container", id)).patience(patience).raw())
     }
 
     /// What the engine's log has of a container's output by now. `idle` bounds each gap.

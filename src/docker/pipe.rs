@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -21,6 +22,8 @@ const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(super) struct Pipe {
     stream: UnixStream,
+    /// Whether the kernel was told to give a read up. One thread reads.
+    has_read_timeout: AtomicBool,
 }
 
 impl Pipe {
@@ -44,20 +47,30 @@ impl Pipe {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Pipe { stream: UnixStream::from(socket) })
+        Ok(Pipe { stream: UnixStream::from(socket), has_read_timeout: AtomicBool::new(false) })
     }
 
     /// Reads what is there, waiting at most `patience` (`None`: until stopped). Zero means that the other side closed.
     pub(super) fn read(&self, buffer: &mut [u8], patience: Option<Duration>) -> io::Result<usize> {
         let deadline = patience.map(|patience| Instant::now() + patience);
         loop {
-            self.stream.set_read_timeout(left(deadline))?;
+            self.set_read_timeout(left(deadline))?;
             match (&self.stream).read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
                 result => return result,
             }
         }
+    }
+
+    /// A call of the kernel's costs as much as a short read: a reader without a deadline, such as of a task's output, needs none.
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        if timeout.is_none() && !self.has_read_timeout.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.stream.set_read_timeout(timeout)?;
+        self.has_read_timeout.store(timeout.is_some(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Writes everything, waiting at most `patience` in all (`None`: until stopped).

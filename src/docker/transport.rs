@@ -18,6 +18,7 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBu
 use ureq::{Agent, Body, SendBody};
 
 use super::pipe::Pipe;
+use super::raw::{Behind, HeadReader, RawReader};
 use super::stop::{Stop, StopGuard};
 
 /// The largest head of an answer; the engine's have less than 1 KiB, an archive's stat header some more.
@@ -28,7 +29,33 @@ const INPUT_BUFFER: usize = 64 << 10;
 const OUTPUT_BUFFER: usize = 32 << 10;
 
 /// Reads the body of an answer; owns the connection.
-pub(super) type BodyReader = ureq::BodyReader<'static>;
+pub(super) enum BodyReader {
+    /// As its head says: with a length, in chunks, or to the connection's end.
+    Http(ureq::BodyReader<'static>),
+    /// To the connection's end, past ureq, which keeps the connection.
+    Raw(RawReader<ureq::BodyReader<'static>>),
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Http(reader) => reader.read(buffer),
+            Self::Raw(reader) => reader.read(buffer).map_err(|error| {
+                let is_late = error.kind() == io::ErrorKind::TimedOut;
+                if is_late { ureq::Error::Timeout(ureq::Timeout::PerCall).into_io() } else { error }
+            }),
+        }
+    }
+}
+
+/// What the answer's body is read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// By HTTP's rules.
+    Http,
+    /// A stream that only ends with its connection, where the answer's head has no other word.
+    Raw,
+}
 
 /// How to get to the engine, and who may end the exchange.
 #[derive(Clone, Debug)]
@@ -63,6 +90,7 @@ pub(super) struct Outgoing<'a> {
     pub(super) registry_auth: Option<String>,
     pub(super) payload: Payload<'a>,
     pub(super) patience: Patience,
+    pub(super) form: Form,
 }
 
 /// The answer, its body still to be read.
@@ -91,7 +119,12 @@ pub(super) enum Failure {
 /// Sends the request and returns as soon as the head of the answer has arrived.
 pub(super) fn exchange(route: &Route, outgoing: Outgoing<'_>) -> Result<Incoming, Failure> {
     let link = Arc::new(AtomicBool::new(false));
-    let connector = PipeConnector { route: route.clone(), refused_body: Arc::clone(&link) };
+    let behind = (outgoing.form == Form::Raw).then(Behind::default);
+    let connector = PipeConnector { route: route.clone(), refused_body: Arc::clone(&link), behind: behind.clone() };
+    let gap = match outgoing.patience {
+        Patience::Idle(_, gap) => gap,
+        Patience::Within(limit) => limit,
+    };
     let agent = Agent::with_parts(config(outgoing.patience), connector, NoResolver);
 
     let mut request = Request::builder().method(outgoing.method).uri(format!("http://localhost{}", outgoing.path));
@@ -121,18 +154,25 @@ pub(super) fn exchange(route: &Route, outgoing: Outgoing<'_>) -> Result<Incoming
             }
         }
     }?;
-    Ok(Incoming::new(response))
+    Ok(Incoming::new(response, behind, gap))
 }
 
 impl Incoming {
-    fn new(response: Response<Body>) -> Incoming {
+    fn new(response: Response<Body>, behind: Option<Behind>, gap: Option<Duration>) -> Incoming {
         let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Incoming {
-            status: response.status().as_u16(),
-            content_type: text("content-type").unwrap_or_default(),
-            api_version: text("api-version"),
-            body: response.into_body().into_reader(),
-        }
+        let (status, content_type) = (response.status(), text("content-type").unwrap_or_default());
+        let api_version = text("api-version");
+        let is_framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING]
+            .iter()
+            .any(|name| response.headers().contains_key(name));
+        let reader = response.into_body().into_reader();
+        let body = match behind {
+            Some(behind) if status.is_success() && !is_framed => {
+                behind.into_reader(gap, reader).map_or_else(BodyReader::Http, BodyReader::Raw)
+            }
+            _ => BodyReader::Http(reader),
+        };
+        Incoming { status: status.as_u16(), content_type, api_version, body }
     }
 }
 
@@ -216,6 +256,7 @@ impl Read for Source<'_> {
 struct PipeConnector {
     route: Route,
     refused_body: Arc<AtomicBool>,
+    behind: Option<Behind>,
 }
 
 impl Connector<()> for PipeConnector {
@@ -234,6 +275,7 @@ impl Connector<()> for PipeConnector {
             Some(None) => return Err(failed(io::ErrorKind::ConnectionAborted.into())),
         };
         Ok(Some(PipeTransport {
+            head: self.behind.as_ref().map(|behind| behind.head_of(&pipe)),
             pipe,
             buffers: LazyBuffers::new(INPUT_BUFFER, OUTPUT_BUFFER),
             refused_body: Arc::clone(&self.refused_body),
@@ -245,6 +287,8 @@ impl Connector<()> for PipeConnector {
 #[derive(Debug)]
 struct PipeTransport {
     pipe: Arc<Pipe>,
+    /// Of an answer that is a raw stream.
+    head: Option<HeadReader>,
     buffers: LazyBuffers,
     /// The engine closed its end while we wrote.
     refused_body: Arc<AtomicBool>,
@@ -274,10 +318,12 @@ impl Transport for PipeTransport {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         let timeout = timeout.for_read();
-        let count = self
-            .pipe
-            .read(self.buffers.input_append_buf(), duration(timeout))
-            .map_err(|error| named(error, timeout))?;
+        let (buffer, patience) = (self.buffers.input_append_buf(), duration(timeout));
+        let count = match &mut self.head {
+            Some(head) => head.read(&self.pipe, buffer, patience),
+            None => self.pipe.read(buffer, patience),
+        };
+        let count = count.map_err(|error| named(error, timeout))?;
         self.buffers.input_appended(count);
         Ok(count > 0)
     }
