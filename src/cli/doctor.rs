@@ -10,8 +10,9 @@ use std::time::Duration;
 use crate::config::{Config, MasterUrl};
 use crate::daemon;
 use crate::docker::{Docker, DockerHost, EngineFacts, NodeTimeouts};
+use crate::node::resources::DiskWay;
 use crate::node::spec::BASE_IMAGE;
-use crate::sandbox::can_hold;
+use crate::sandbox::{can_hold, check_volumes};
 use crate::sys::private::{self, PrivateError};
 
 use super::table::{self, row};
@@ -67,7 +68,7 @@ pub(super) fn doctor(config: &Config) -> Result<u8, Failure> {
         ("master", master(config)),
         ("monitor", monitor(config.monitor)),
     ]);
-    findings.extend(engine(&config.docker_host));
+    findings.extend(engine(&config.docker_host, config.task_disk));
     let rows: Vec<Vec<String>> = findings
         .iter()
         .map(|(name, finding)| {
@@ -118,7 +119,7 @@ fn tempfile_check(path: &Path) -> Result<(), String> {
 }
 
 /// Whether the engine answers, can hold what the sandbox asks for, and has the base image.
-fn engine(docker_host: &str) -> Vec<(&'static str, Finding)> {
+fn engine(docker_host: &str, task_disk: DiskWay) -> Vec<(&'static str, Finding)> {
     let socket = engine_socket(docker_host);
     if socket.grade == Grade::Fail {
         return vec![("engine", socket)];
@@ -135,6 +136,7 @@ fn engine(docker_host: &str) -> Vec<(&'static str, Finding)> {
     vec![
         ("engine", Finding::ok(format!("{} (API {}, {})", facts.version, facts.api, facts.storage_driver))),
         ("limits", limits(&facts)),
+        ("disk limits", disk_limits(task_disk, check_volumes(&facts))),
         ("base image", base_image(&docker)),
     ]
 }
@@ -143,6 +145,18 @@ fn limits(facts: &EngineFacts) -> Finding {
     match can_hold(facts) {
         Ok(()) => Finding::ok("the engine can limit memory, CPU time and processes"),
         Err(reason) => Finding::fail(reason),
+    }
+}
+
+/// Which way they are held.
+fn disk_limits(choice: DiskWay, possible: Result<(), String>) -> Finding {
+    match (choice, possible) {
+        (DiskWay::Watch, _) => Finding::ok("held by a watch that looks each second, as HIVEMIND_TASK_DISK says"),
+        (_, Ok(())) => Finding::ok("held by a volume of that size for each task"),
+        (DiskWay::Auto, Err(reason)) => {
+            Finding::new(Grade::Hint, format!("held by a watch that looks each second: {reason}"))
+        }
+        (DiskWay::Volume, Err(reason)) => Finding::fail(format!("HIVEMIND_TASK_DISK=volume can't be: {reason}")),
     }
 }
 
@@ -284,8 +298,22 @@ mod tests {
     }
 
     #[test]
+    fn says_what_holds_disk_limits() {
+        let lacks = || Err("there is no mkfs.ext4: apt-get install e2fsprogs".to_owned());
+        for (choice, possible, grade, word) in [
+            (DiskWay::Auto, Ok(()), Grade::Ok, "by a volume"),
+            (DiskWay::Auto, lacks(), Grade::Hint, "by a watch that looks each second: there is no mkfs.ext4"),
+            (DiskWay::Volume, lacks(), Grade::Fail, "apt-get install e2fsprogs"),
+            (DiskWay::Watch, lacks(), Grade::Ok, "as HIVEMIND_TASK_DISK says"),
+        ] {
+            let finding = disk_limits(choice, possible);
+            assert!(finding.grade == grade && finding.text.contains(word), "{}", finding.text);
+        }
+    }
+
+    #[test]
     fn says_how_to_mend() {
-        let findings = engine("unix:///not/there.sock");
+        let findings = engine("unix:///not/there.sock", DiskWay::Auto);
         let (_, finding) = &findings[0];
         assert!(finding.grade == Grade::Fail && finding.text.contains("apt-get install docker.io"));
         assert_eq!(findings.len(), 1, "an engine that isn't there is one finding");

@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 41] = [
+pub static KEYS: [Key; 42] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -220,6 +220,11 @@ pub static KEYS: [Key; 41] = [
         "HIVEMIND_EGRESS_ALLOW",
         "Private networks that a task with egress may name in its own list of destinations",
         ["list", "at most 64 IPv4 networks as 192.168.7.0/24, with commas between", "none"],
+    ),
+    key(
+        "HIVEMIND_TASK_DISK",
+        "What holds the disk limits of tasks: a volume of that size for each, which never takes a byte more, or a watch that looks each second",
+        ["word", "auto (a volume where that can be, else the watch), volume (else refused) or watch", "auto"],
     ),
     key(
         "HIVEMIND_SHUTDOWN",

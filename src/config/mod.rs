@@ -27,7 +27,7 @@ use log::LevelFilter;
 
 use crate::node::guard::Allowed;
 use crate::node::id::Id;
-use crate::node::resources::Resources;
+use crate::node::resources::{DiskWay, Resources};
 use crate::node::snapshot::MachineFacts;
 use crate::node::spec::SpecDefaults;
 
@@ -124,6 +124,8 @@ pub struct Config {
     pub fetch_ca_file: Option<PathBuf>,
     /// `HIVEMIND_PULL_LIMIT`.
     pub pull_limit: Duration,
+    /// `HIVEMIND_TASK_DISK`.
+    pub task_disk: DiskWay,
     /// `HIVEMIND_SHUTDOWN`.
     pub shutdown: Shutdown,
     /// `HIVEMIND_CRASH_LIMIT`.
@@ -260,7 +262,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 40] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 41] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
         [
@@ -297,6 +299,7 @@ impl Config {
             ("HIVEMIND_TASK_NETWORK", old_spec.network.is_egress_allowed == new_spec.network.is_egress_allowed),
             ("HIVEMIND_EGRESS_DNS", self.egress_dns == new.egress_dns),
             ("HIVEMIND_EGRESS_ALLOW", old_spec.network.allow == new_spec.network.allow),
+            ("HIVEMIND_TASK_DISK", self.task_disk == new.task_disk),
             ("HIVEMIND_SHUTDOWN", self.shutdown == new.shutdown),
             ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),

@@ -232,6 +232,7 @@ fn limits(limits: &AppliedLimits) -> schema::AppliedLimits {
         pids: limits.pids,
         network: limits.network.clone(),
         disk_bytes: limits.disk_bytes,
+        disk_held_by: limits.disk_held_by.clone(),
         timeout_ms: limits.timeout_ms,
         grace_ms: limits.grace_ms,
     }
@@ -256,6 +257,7 @@ fn evidence(evidence: &Evidence) -> schema::Evidence {
         oom_killed: evidence.oom_killed,
         signal: evidence.signal,
         signals_sent: evidence.signals_sent.clone(),
+        disk_full: evidence.disk_full,
         engine_error: evidence.engine_error.clone(),
         started_at: evidence.started_at.clone(),
         finished_at: evidence.finished_at.clone(),

@@ -625,6 +625,8 @@ pub struct AppliedLimits {
     pub timeout_ms: u64,
     #[prost(uint64, tag = "7")]
     pub grace_ms: u64,
+    #[prost(string, tag = "13")]
+    pub disk_held_by: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UsageFigures {
@@ -661,6 +663,8 @@ pub struct Evidence {
     pub started_at: ::prost::alloc::string::String,
     #[prost(string, tag = "7")]
     pub finished_at: ::prost::alloc::string::String,
+    #[prost(bool, optional, tag = "8")]
+    pub disk_full: ::core::option::Option<bool>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OutputFile {

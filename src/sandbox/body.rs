@@ -224,6 +224,7 @@ pub fn applied_limits(spec: &TaskSpec, got: &HostConfigReadBack) -> AppliedLimit
         pids: known(got.pids_limit),
         network: got.network_mode.clone(),
         disk_bytes: spec.disk_bytes,
+        disk_held_by: String::new(),
         timeout_ms: millis(spec.timeout),
         grace_ms: millis(spec.grace),
     }

@@ -14,6 +14,7 @@ use log::{info, warn};
 
 use super::naming::Identity;
 use super::sweep;
+use super::volume::Volumes;
 use crate::docker::{Docker, Stop};
 use crate::node::id::AttemptKey;
 use crate::node::leftover::{Collecting, LeftOver};
@@ -50,6 +51,8 @@ pub struct Parts {
     pub identity: Identity,
     /// Bundles on the disk.
     pub bundles: Arc<Bundles>,
+    /// Work folders that are bounded by their size.
+    pub volumes: Arc<Volumes>,
     /// Whether the node still has use for what an attempt has at the engine.
     pub is_held: Box<dyn Fn(&AttemptKey) -> bool + Send>,
 }
@@ -134,6 +137,7 @@ impl Parts {
             let kind = orphan.kind.as_str().to_owned();
             found.push(LeftOver { kind, name: orphan.name, reason: orphan.reason, trouble });
         }
+        found.extend(self.volumes.reap(&self.is_held, how));
         if how == Collecting::Removes {
             found.iter().for_each(log_one);
         }
@@ -141,7 +145,8 @@ impl Parts {
     }
 }
 
-fn log_one(thing: &LeftOver) {
+/// Tells the log what was done.
+pub fn log_one(thing: &LeftOver) {
     let LeftOver { kind, name, reason, trouble } = thing;
     match trouble {
         None => info!("removed the left-over {kind} {name}: {reason}"),

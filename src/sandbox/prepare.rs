@@ -31,11 +31,19 @@ impl Task {
         }
         let body = task_body(&self.spec, &self.context.identity, &task_image, &self.context.egress.dns);
         self.open_network()?;
-        self.volume(&image)?;
-        let id = self.container(&body)?;
+        let mut furnished = self.furnish(&image, &body);
+        if self.can_do_without_volume(&furnished)? {
+            furnished = self.furnish(&image, &body);
+        }
+        furnished.map(|()| body)
+    }
+
+    /// Volume, container, inputs.
+    fn furnish(&mut self, image: &ImageInspect, body: &CreateBody) -> Step<()> {
+        self.volume(image)?;
+        let id = self.container(body)?;
         self.mark(|marks| marks.container_id = Some(id));
-        self.put_inputs()?;
-        Ok(body)
+        self.put_inputs()
     }
 
     fn image(&self) -> Step<ImageInspect> {
@@ -57,13 +65,11 @@ impl Task {
     fn volume(&self, image: &ImageInspect) -> Step<()> {
         let identity = &self.context.identity;
         let labels = identity.labels(&self.spec.key, "task");
-        let volume = VolumeCreate { name: self.name.clone(), labels, ..VolumeCreate::default() };
-        // One of that name that is there already is answered with itself.
-        let made = self.engine_whole(move |docker| docker.create_volume(&volume))?.map_err(|error| fault(&error))?;
-        if !self.is_ours(&made.labels) {
-            return Err(Break::End(Outcome::NodeFault, format!("the volume {} is not this node's", self.name)));
-        }
-        if volume_owner(&self.spec) == VolumeOwner::CopyUp {
+        let driver_opts = self.bound()?;
+        let is_bounded = !driver_opts.is_empty();
+        let volume = VolumeCreate { name: self.name.clone(), labels, driver_opts, ..VolumeCreate::default() };
+        self.create_volume(volume)?;
+        if is_bounded || volume_owner(&self.spec) == VolumeOwner::CopyUp {
             return Ok(());
         }
         let body = owner_body(&self.spec, identity, &image.id);
@@ -79,6 +85,24 @@ impl Task {
         })?
         .map_err(|error| fault(&error))?;
         Ok(())
+    }
+
+    /// One of that name that is there already is answered with itself. One of ours that is of another kind goes, with the
+    /// container that it is of.
+    fn create_volume(&self, volume: VolumeCreate) -> Step<()> {
+        for _ in 0..2 {
+            let create = volume.clone();
+            let made =
+                self.engine_whole(move |docker| docker.create_volume(&create))?.map_err(|error| fault(&error))?;
+            if !self.is_ours(&made.labels) {
+                return Err(Break::End(Outcome::NodeFault, format!("the volume {} is not this node's", self.name)));
+            }
+            if made.options == volume.driver_opts {
+                return Ok(());
+            }
+            self.remove_furniture()?;
+        }
+        Err(Break::End(Outcome::NodeFault, format!("the volume {} can't be replaced", self.name)))
     }
 
     /// Creates the container. One of the same name is ours from an earlier try if its labels and the digest of its body

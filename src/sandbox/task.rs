@@ -15,6 +15,7 @@ use super::guard::Egress;
 use super::naming::{Identity, LABEL_KEY};
 use super::run::Run;
 use super::step::{Break, Step};
+use super::volume::Volumes;
 use crate::docker::Docker;
 use crate::fetch::Fetcher;
 use crate::node::account::{AppliedLimits, Evidence, UsageFigures};
@@ -49,6 +50,8 @@ pub struct Context {
     pub bundles: Arc<Bundles>,
     /// Time in which a pull must come forward.
     pub pull_limit: Duration,
+    /// Work folders that are bounded by their size.
+    pub volumes: Arc<Volumes>,
 }
 
 /// Where a task's thread tells its news. It may wait, and never drops.

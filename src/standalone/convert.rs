@@ -151,6 +151,7 @@ fn limits(limits: schema::AppliedLimits) -> AppliedLimits {
         pids: limits.pids,
         network: cut(limits.network),
         disk_bytes: limits.disk_bytes,
+        disk_held_by: cut(limits.disk_held_by),
         timeout_ms: limits.timeout_ms,
         grace_ms: limits.grace_ms,
     }
@@ -176,6 +177,7 @@ fn evidence(evidence: schema::Evidence) -> Evidence {
         oom_killed: evidence.oom_killed,
         signal: evidence.signal,
         signals_sent: evidence.signals_sent.into_iter().take(MAX_SIGNALS).map(cut).collect(),
+        disk_full: evidence.disk_full,
         engine_error: cut(evidence.engine_error),
         started_at: cut(evidence.started_at),
         finished_at: cut(evidence.finished_at),
