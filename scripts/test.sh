@@ -125,6 +125,8 @@ need_command busybox busybox-static
 need_command ip iproute2
 need_command iptables iptables
 need_command nft nftables
+need_command mkfs.ext4 e2fsprogs
+need_command losetup mount
 ensure_nginx
 ensure_engine
 ensure_cargo lints

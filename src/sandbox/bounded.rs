@@ -9,7 +9,7 @@ use super::disk::DiskWatch;
 use super::step::{Break, Step, fault};
 use super::task::Task;
 use super::volume::check_engine;
-use crate::docker::{ContainerInspect, Docker};
+use crate::docker::{ContainerInspect, CreateBody, Docker};
 use crate::node::account::AppliedLimits;
 use crate::node::order::TaskNews;
 use crate::node::record::Outcome;
@@ -21,6 +21,15 @@ const KIND: &str = "ext4";
 const OPTIONS: &str = "nosuid,nodev,noinit_itable,errors=remount-ro";
 /// What the engine says of a device that it can't mount.
 const MOUNT_FAILED: &str = "mount";
+
+/// What holds the limit of a work folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounds {
+    /// Its size.
+    Volume,
+    /// The watch.
+    Watch,
+}
 
 impl Task {
     /// Makes the volume that bounds the work folder, where that is wanted and can be; the engine's options for it, none for
@@ -59,7 +68,7 @@ impl Task {
     }
 
     /// Whether what failed is a mount that this node can do without from now on. What was made for it is removed.
-    pub fn can_do_without_volume(&self, furnished: &Step<()>) -> Step<bool> {
+    pub fn can_do_without_volume(&self, furnished: &Step<CreateBody>) -> Step<bool> {
         let volumes = &self.context.volumes;
         let Err(Break::End(Outcome::NodeFault, reason)) = furnished else { return Ok(false) };
         if volumes.is_must() || !reason.contains(MOUNT_FAILED) || volumes.find(&self.spec.key).is_none() {

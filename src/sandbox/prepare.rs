@@ -4,7 +4,8 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use super::body::{VolumeOwner, WORK_FOLDER, owner_body, task_body, volume_owner};
+use super::body::{VolumeOwner, WORK_FOLDER, owner_body, task_body, volume_owner, without_copy};
+use super::bounded::Bounds;
 use super::image::TaskImage;
 use super::inputs::{self, InputError, Starter};
 use super::naming::LABEL_SPEC;
@@ -35,15 +36,18 @@ impl Task {
         if self.can_do_without_volume(&furnished)? {
             furnished = self.furnish(&image, &body);
         }
-        furnished.map(|()| body)
+        furnished
     }
 
     /// Volume, container, inputs.
-    fn furnish(&mut self, image: &ImageInspect, body: &CreateBody) -> Step<()> {
-        self.volume(image)?;
-        let id = self.container(body)?;
+    fn furnish(&mut self, image: &ImageInspect, body: &CreateBody) -> Step<CreateBody> {
+        let body = match self.volume(image)? {
+            Bounds::Volume => without_copy(body.clone()),
+            Bounds::Watch => body.clone(),
+        };
+        let id = self.container(&body)?;
         self.mark(|marks| marks.container_id = Some(id));
-        self.put_inputs()
+        self.put_inputs().map(|()| body)
     }
 
     fn image(&self) -> Step<ImageInspect> {
@@ -62,15 +66,15 @@ impl Task {
         self.engine(inspect)?.map_err(|error| fault(&error))
     }
 
-    fn volume(&self, image: &ImageInspect) -> Step<()> {
+    fn volume(&self, image: &ImageInspect) -> Step<Bounds> {
         let identity = &self.context.identity;
         let labels = identity.labels(&self.spec.key, "task");
         let driver_opts = self.bound()?;
-        let is_bounded = !driver_opts.is_empty();
+        let bounds = if driver_opts.is_empty() { Bounds::Watch } else { Bounds::Volume };
         let volume = VolumeCreate { name: self.name.clone(), labels, driver_opts, ..VolumeCreate::default() };
         self.create_volume(volume)?;
-        if is_bounded || volume_owner(&self.spec) == VolumeOwner::CopyUp {
-            return Ok(());
+        if bounds == Bounds::Volume || volume_owner(&self.spec) == VolumeOwner::CopyUp {
+            return Ok(bounds);
         }
         let body = owner_body(&self.spec, identity, &image.id);
         let name = format!("{}-owner", self.name);
@@ -84,7 +88,7 @@ impl Task {
             docker.remove_container(&name)
         })?
         .map_err(|error| fault(&error))?;
-        Ok(())
+        Ok(bounds)
     }
 
     /// One of that name that is there already is answered with itself. One of ours that is of another kind goes, with the

@@ -77,7 +77,8 @@ fn a_hundred_thousand_files_cost_the_worker_nothing() {
     let yard = Yard::open("escape-files");
     let program =
         "import os\nos.makedirs('output/many')\nfor i in range(100_000): open(f'output/many/{i}', 'w').close()";
-    let offer = Offer { cpu_millis: 1_000, ..python("files", program) };
+    // A bounded volume has as many files as blocks, and at most 200,000: with less room they end at that.
+    let offer = Offer { cpu_millis: 1_000, disk_bytes: 512 * MIB, ..python("files", program) };
     let (report, _) = yard.run(offer);
     assert_eq!(report.outcome, Outcome::Succeeded, "{:?} {}", report.outcome, report.reason);
     println!("{} files kept in {} ms; cut: {:?}", report.outputs.len(), report.duration_ms, report.cut.last());
