@@ -143,6 +143,8 @@ need_command nft nftables
 need_command rootlesskit rootlesskit
 need_command newuidmap uidmap
 need_command runsc runsc
+need_command mkfs.ext4 e2fsprogs
+need_command losetup mount
 ensure_nginx
 ensure_engine
 ensure_cargo lints

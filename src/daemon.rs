@@ -50,7 +50,7 @@ use crate::rpc::key::NodeKey;
 use crate::rpc::master::Introduction;
 use crate::rpc::signing::Signing;
 use crate::sandbox::{self, Collector, CollectorParts, Context, Egress, EgressGuard, EgressSettings};
-use crate::sandbox::{EngineNews, EngineWatch, Hooks, Identity, Registries};
+use crate::sandbox::{EngineNews, EngineWatch, Hooks, Identity, Registries, Volumes};
 use crate::standalone::{Master, MasterConfig};
 use crate::store::{BundleLimits, Bundles, Recovered, Store, StoreConfig, StoreEvent};
 use crate::sys::clock::boottime;
@@ -220,6 +220,9 @@ impl Worker {
         let monitor = start_monitor(config, &snapshot, actions, logs)?;
         view.monitor = monitor_url(&monitor);
         let identity = Identity::new(config.node_id.as_str(), key.public());
+        let volumes = Volumes::new(config.task_disk, &config.state_dir, identity.clone());
+        let volumes = volumes.map_err(|reason| Fault::Setup(config.refuse("HIVEMIND_TASK_DISK", &reason)))?;
+        let volumes = Arc::new(volumes);
         let held_specs: Vec<_> = recovered.attempts.iter().map(|attempt| attempt.spec.clone()).collect();
         let is_safe = past.safe_because.is_some();
         let mut coordinator = coordinator(config, past, view, recovered);
@@ -249,13 +252,22 @@ impl Worker {
         let egress = EgressSettings::new(config.spec_defaults.network.clone(), config.egress_dns.clone());
         let egress = EgressGuard::start((&docker, &quick_docker), identity.clone(), egress, &held_specs)
             .map_err(|error| other("can't guard the tasks' networks", &error))?;
-        let watch = || watch_engine(&docker, identity.clone(), (events.clone(), egress.egress()), held.clone());
+        let watch = || {
+            watch_engine(
+                &docker,
+                identity.clone(),
+                (events.clone(), egress.egress()),
+                held.clone(),
+                Arc::clone(&volumes),
+            )
+        };
         let engine = (!is_safe).then(watch).transpose()?;
         let collect = || {
             let (identity, bundles, held) = (identity.clone(), Arc::clone(&bundles), held.clone());
+            let volumes = Arc::clone(&volumes);
             let is_held = Box::new(move |key: &AttemptKey| held.latest().contains(key));
             let (docker, images) = (docker.clone(), Arc::clone(&book));
-            let parts = CollectorParts { docker, identity, bundles, images, is_held };
+            let parts = CollectorParts { docker, identity, bundles, images, volumes, is_held };
             let started = Collector::start(parts, collector_inbox);
             started.map_err(|error| other("can't start the collector", &error))
         };
@@ -273,6 +285,7 @@ impl Worker {
             bundles: Arc::clone(&bundles),
             pull_limit: config.pull_limit,
             images: sandbox::Images::new(registries, Arc::clone(&book)),
+            volumes,
         };
         let driver = Driver::new(driver::Parts {
             coordinator,
@@ -509,6 +522,7 @@ fn watch_engine(
     identity: Identity,
     (events, egress): (Sender<Event>, Egress),
     held: Watch<BTreeSet<AttemptKey>>,
+    volumes: Arc<Volumes>,
 ) -> Result<EngineWatch, Fault> {
     let hooks = Hooks {
         // A send fails only when the coordinator has ended, and this thread is released then.
@@ -523,6 +537,7 @@ fn watch_engine(
             events.send(event).unwrap_or_default();
         }),
         is_held: Box::new(move |key| held.latest().contains(key)),
+        volumes,
     };
     EngineWatch::start(docker, identity, hooks).map_err(|error| other("can't watch the engine", &error))
 }

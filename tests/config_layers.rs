@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hivemind_worker::config::{self, Config, ConfigError, Loaded, Shutdown, Surroundings};
 use hivemind_worker::node::image::ImageRef;
+use hivemind_worker::node::resources::DiskWay;
 use hivemind_worker::node::snapshot::MachineFacts;
 use log::LevelFilter;
 
@@ -144,7 +145,7 @@ fn reads_all_kinds_of_values() {
                 HIVEMIND_TOKEN_FILE=/token\nNODE_LABELS=zone=eu, gpu=\nDOCKER_HOST=unix:///run/user/1/docker.sock\n\
                 MONITOR_ADDRESS=::\nMONITOR_PORT=0\nRESOURCE_REPORT_INTERVAL=5\nHIVEMIND_CPUS=1.5\nHIVEMIND_MEMORY=2GiB\n\
                 HIVEMIND_DISK=10GB\nHIVEMIND_SLOTS=8\nHIVEMIND_TIMEOUT=90s\nHIVEMIND_MAX_TIMEOUT=2h\nHIVEMIND_PULL_LIMIT=3m\n\
-                HIVEMIND_SHUTDOWN=leave\nHIVEMIND_LOG_BUDGET=1MiB\nHIVEMIND_STATE=/s\nLOG_FILE=/l\n";
+                HIVEMIND_TASK_DISK=Volume\nHIVEMIND_SHUTDOWN=leave\nHIVEMIND_LOG_BUDGET=1MiB\nHIVEMIND_STATE=/s\nLOG_FILE=/l\n";
     let scene = Scene::new().file("/c", text).file("/token", "s3cret\n").args("--config /c");
     let config = scene.config();
     assert_eq!(config.master_url.as_ref().unwrap().to_string(), "https://m.example:443");
@@ -161,7 +162,7 @@ fn reads_all_kinds_of_values() {
     assert_eq!((config.lent.disk_bytes, config.lent.slots), (10_000_000_000, 8));
     assert_eq!(config.spec_defaults.max_timeout, Duration::from_secs(7_200));
     assert_eq!(config.pull_limit, Duration::from_secs(180));
-    assert_eq!(config.shutdown, Shutdown::Leave);
+    assert_eq!((config.shutdown, config.task_disk), (Shutdown::Leave, DiskWay::Volume));
     assert_eq!(config.state_dir, Path::new("/s"));
 }
 
@@ -217,6 +218,7 @@ fn bad_values_name_file_line_and_what_is_right() {
         ),
         ("HIVEMIND_TIMEOUT=2d", "HIVEMIND_TIMEOUT is longer than HIVEMIND_MAX_TIMEOUT, 86400 s"),
         ("HIVEMIND_MAX_TIMEOUT=0", "HIVEMIND_MAX_TIMEOUT \"0\" is out of range: from 1s to 365d"),
+        ("HIVEMIND_TASK_DISK=quota", "HIVEMIND_TASK_DISK \"quota\" is not right: write auto, watch or volume"),
         ("HIVEMIND_PULL_LIMIT=25h", "HIVEMIND_PULL_LIMIT \"25h\" is out of range: from 1s to 24h"),
         (
             "HIVEMIND_TASK_IMAGES=python, *",

@@ -19,8 +19,9 @@ use hivemind_worker::node::net::NetworkPolicy;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
 use hivemind_worker::node::record::{EventKind, FinalReport, Outcome};
+use hivemind_worker::node::resources::DiskWay;
 use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
-use hivemind_worker::sandbox::{self, Beginning, Context, EgressGuard, EgressSettings, Identity, TaskHandle};
+use hivemind_worker::sandbox::{self, Beginning, Context, EgressGuard, EgressSettings, Identity, TaskHandle, Volumes};
 use hivemind_worker::store::{BundleLimits, Bundles, Store, StoreConfig, StoreEvent, Write as StoreWrite};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -63,6 +64,7 @@ impl Node {
         let images = sandbox::Images::new(sandbox::Registries::default(), book);
         let egress = EgressSettings::new(NetworkPolicy::default(), Vec::new());
         let egress = EgressGuard::start((&docker, &docker), identity.clone(), egress, &[]).unwrap().egress();
+        let volumes = Volumes::new(DiskWay::Watch, &dir, identity.clone()).unwrap();
         let context = Context {
             egress,
             quick_docker,
@@ -75,6 +77,7 @@ impl Node {
             boot_id,
             pull_limit,
             images,
+            volumes: Arc::new(volumes),
         };
         Self { dir, context: Arc::new(context), durable, tickets: AtomicU64::new(1) }
     }

@@ -13,12 +13,14 @@ use hivemind_worker::fetch::Fetcher;
 use hivemind_worker::node::account::EndedBy;
 use hivemind_worker::node::guard::Guard;
 use hivemind_worker::node::id::AttemptKey;
+use hivemind_worker::node::leftover::Collecting;
 use hivemind_worker::node::net::NetworkPolicy;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
 use hivemind_worker::node::record::{EventKind, FinalReport, Outcome, Phase, PieceContent};
+use hivemind_worker::node::resources::DiskWay;
 use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
-use hivemind_worker::sandbox::{self, Beginning, Context, EgressGuard, EgressSettings, Identity, TaskHandle};
+use hivemind_worker::sandbox::{self, Beginning, Context, EgressGuard, EgressSettings, Identity, TaskHandle, Volumes};
 use hivemind_worker::store::{Ack, BundleLimits, Bundles, Store, StoreConfig, StoreEvent, Write};
 
 /// Longest time that any of these tasks may take on a busy machine.
@@ -40,11 +42,15 @@ struct Node {
 
 impl Node {
     fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("hivemind-sandbox-{name}-{}", std::process::id()));
-        Self::open(dir)
+        Self::with(name, DiskWay::Auto)
     }
 
-    fn open(dir: PathBuf) -> Self {
+    fn with(name: &str, disk: DiskWay) -> Self {
+        let dir = std::env::temp_dir().join(format!("hivemind-sandbox-{name}-{}", std::process::id()));
+        Self::open(dir, disk)
+    }
+
+    fn open(dir: PathBuf, disk: DiskWay) -> Self {
         let (sender, durable) = unbounded();
         let notify = Box::new(move |event| sender.send(event).unwrap_or_default());
         let (store, _) = Store::open(&dir, StoreConfig::default(), notify).unwrap();
@@ -54,6 +60,7 @@ impl Node {
         let identity = Identity::new("sandbox-test", dir.as_os_str().as_encoded_bytes());
         let egress = EgressSettings::new(NetworkPolicy::default(), Vec::new());
         let guard = EgressGuard::start((&docker, &docker), identity.clone(), egress, &[]).unwrap();
+        let volumes_of = identity.clone();
         let context = Context {
             egress: guard.egress(),
             quick_docker: docker.clone(),
@@ -66,6 +73,7 @@ impl Node {
             bundles: Arc::new(Bundles::open(&dir, BundleLimits::default())),
             pull_limit: Duration::from_secs(600),
             images: sandbox::Images::new(sandbox::Registries::default(), Arc::new(sandbox::Book::open(store.clone()))),
+            volumes: Arc::new(Volumes::new(disk, &dir, volumes_of).unwrap()),
         };
         Self { dir, context: Arc::new(context), store, durable, tickets: AtomicU64::new(1) }
     }
@@ -120,6 +128,7 @@ impl Drop for Node {
         for volume in self.context.docker.list_volumes(&[&filter]).unwrap_or_default() {
             let _ = self.context.docker.remove_volume(&volume.name);
         }
+        self.context.volumes.reap(&|_| false, Collecting::Removes);
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
@@ -349,7 +358,7 @@ fn a_container_that_was_left_is_adopted_and_loses_no_output() {
     assert_eq!(node.left_overs(), 2, "container and volume stay");
     node.store.clone().close();
     wait_for_log(&node.context.docker, marks.container_id.as_deref().unwrap(), "trouble");
-    let next = Node::open(node.dir.clone());
+    let next = Node::open(node.dir.clone(), DiskWay::Auto);
     let report = next.resume(spec, marks, Beginning::Adoption).finish();
     assert_eq!((report.outcome, report.exit_code), (Outcome::Succeeded, Some(0)), "{report:?}");
     assert_eq!(report.outputs.len(), 1);
@@ -374,7 +383,7 @@ fn a_container_that_ended_while_nobody_watched_gives_all_of_its_output() {
     let container = marks.container_id.clone().unwrap();
     let wait = hivemind_worker::docker::WaitCondition::NotRunning;
     node.context.docker.wait_container(&container, wait, Some(PATIENCE)).unwrap();
-    let next = Node::open(node.dir.clone());
+    let next = Node::open(node.dir.clone(), DiskWay::Auto);
     let report = next.resume(spec, marks, Beginning::Adoption).finish();
     assert_eq!(report.outcome, Outcome::Succeeded, "{report:?}");
     assert_eq!(String::from_utf8_lossy(&deliver(&next)[&(1, 2)]), "last\n");
@@ -388,7 +397,7 @@ fn restart<T>(node: &Node, mut task: Running<'_>, then: impl FnOnce(Running<'_>)
     let (spec, marks) = (task.spec.clone(), task.marks.clone());
     drop(task);
     node.store.clone().close();
-    let next = Node::open(node.dir.clone());
+    let next = Node::open(node.dir.clone(), DiskWay::Auto);
     then(next.resume(spec, marks, Beginning::Adoption))
 }
 
@@ -472,7 +481,7 @@ fn a_task_that_closes_its_output_goes_on_and_is_noted_once() {
 
 #[test]
 fn a_task_that_fills_its_disk_is_stopped_within_the_overshoot() {
-    let node = Node::new("disk");
+    let node = Node::with("disk", DiskWay::Watch);
     let program = "import time\n\
         for i in range(400):\n    open(f'output/{i}', 'wb').write(bytes(1 << 20))\n    time.sleep(0.02)\n";
     let offer = Offer { disk_bytes: 32 << 20, ..python("disk", program) };

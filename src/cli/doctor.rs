@@ -11,9 +11,10 @@ use crate::config::{Config, MasterUrl};
 use crate::daemon;
 use crate::docker::{Docker, DockerHost, EngineFacts, NodeTimeouts};
 use crate::node::id::Id;
+use crate::node::resources::DiskWay;
 use crate::node::runtime::Runtimes;
 use crate::node::spec::{BASE_IMAGE, SpecDefaults};
-use crate::sandbox::{can_hold, could_guard};
+use crate::sandbox::{can_hold, check_volumes, could_guard};
 use crate::sys::private::{self, PrivateError};
 
 use super::table::{self, row};
@@ -69,7 +70,7 @@ pub(super) fn doctor(config: &Config) -> Result<u8, Failure> {
         ("master", master(config)),
         ("monitor", monitor(config.monitor)),
     ]);
-    findings.extend(engine(&config.docker_host, &config.spec_defaults));
+    findings.extend(engine(&config.docker_host, &config.spec_defaults, config.task_disk));
     let rows: Vec<Vec<String>> = findings
         .iter()
         .map(|(name, finding)| {
@@ -120,7 +121,7 @@ fn tempfile_check(path: &Path) -> Result<(), String> {
 }
 
 /// Whether the engine answers, can hold what the sandbox asks for and what the owner allows, and has the base image.
-fn engine(docker_host: &str, allowed: &SpecDefaults) -> Vec<(&'static str, Finding)> {
+fn engine(docker_host: &str, allowed: &SpecDefaults, task_disk: DiskWay) -> Vec<(&'static str, Finding)> {
     let socket = engine_socket(docker_host);
     if socket.grade == Grade::Fail {
         return vec![("engine", socket)];
@@ -137,6 +138,7 @@ fn engine(docker_host: &str, allowed: &SpecDefaults) -> Vec<(&'static str, Findi
     vec![
         ("engine", Finding::ok(format!("{} (API {}, {})", facts.version, facts.api, facts.storage_driver))),
         ("limits", limits(&facts)),
+        ("disk limits", disk_limits(task_disk, check_volumes(&facts))),
         ("base image", base_image(&docker)),
         ("egress", egress(allowed, || could_guard(&facts))),
         ("runtimes", runtimes(&allowed.runtimes, &facts.runtimes)),
@@ -177,6 +179,18 @@ fn limits(facts: &EngineFacts) -> Finding {
     match can_hold(facts) {
         Ok(()) => Finding::ok("the engine can limit memory, CPU time and processes"),
         Err(reason) => Finding::fail(reason),
+    }
+}
+
+/// Which way they are held.
+fn disk_limits(choice: DiskWay, possible: Result<(), String>) -> Finding {
+    match (choice, possible) {
+        (DiskWay::Watch, _) => Finding::ok("held by a watch that looks each second, as HIVEMIND_TASK_DISK says"),
+        (_, Ok(())) => Finding::ok("held by a volume of that size for each task"),
+        (DiskWay::Auto, Err(reason)) => {
+            Finding::new(Grade::Hint, format!("held by a watch that looks each second: {reason}"))
+        }
+        (DiskWay::Volume, Err(reason)) => Finding::fail(format!("HIVEMIND_TASK_DISK=volume can't be: {reason}")),
     }
 }
 
@@ -342,8 +356,22 @@ mod tests {
     }
 
     #[test]
+    fn says_what_holds_disk_limits() {
+        let lacks = || Err("there is no mkfs.ext4: apt-get install e2fsprogs".to_owned());
+        for (choice, possible, grade, word) in [
+            (DiskWay::Auto, Ok(()), Grade::Ok, "by a volume"),
+            (DiskWay::Auto, lacks(), Grade::Hint, "by a watch that looks each second: there is no mkfs.ext4"),
+            (DiskWay::Volume, lacks(), Grade::Fail, "apt-get install e2fsprogs"),
+            (DiskWay::Watch, lacks(), Grade::Ok, "as HIVEMIND_TASK_DISK says"),
+        ] {
+            let finding = disk_limits(choice, possible);
+            assert!(finding.grade == grade && finding.text.contains(word), "{}", finding.text);
+        }
+    }
+
+    #[test]
     fn says_how_to_mend() {
-        let findings = engine("unix:///not/there.sock", &SpecDefaults::default());
+        let findings = engine("unix:///not/there.sock", &SpecDefaults::default(), DiskWay::Auto);
         let (_, finding) = &findings[0];
         assert!(finding.grade == Grade::Fail && finding.text.contains("apt-get install docker.io"));
         assert_eq!(findings.len(), 1, "an engine that isn't there is one finding");

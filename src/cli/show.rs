@@ -184,6 +184,9 @@ fn evidence_text(evidence: &Evidence) -> String {
     if !evidence.signals_sent.is_empty() {
         parts.push(format!("the node sent {}", evidence.signals_sent.join(" and ")));
     }
+    if evidence.disk_full == Some(true) {
+        parts.push("there was no room left in its work folder".to_owned());
+    }
     if !evidence.engine_error.is_empty() {
         parts.push(format!("the engine says {}", evidence.engine_error));
     }
@@ -197,12 +200,16 @@ fn limits_text(limits: &AppliedLimits) -> String {
         known(limits.cpu_millis, &cpus),
         known(limits.memory_bytes, &bytes),
         known(limits.pids, &|pids| pids.to_string()),
-        bytes(limits.disk_bytes),
+        held(bytes(limits.disk_bytes), &limits.disk_held_by),
         duration(limits.timeout_ms),
         duration(limits.grace_ms),
         limits.network,
         if limits.runtime.is_empty() { "not known" } else { &limits.runtime }
     )
+}
+
+fn held(amount: String, by: &str) -> String {
+    if by.is_empty() { amount } else { format!("{amount} (by a {by})") }
 }
 
 fn use_text(usage: &Usage, figures: Option<&UsageFigures>) -> String {
@@ -240,6 +247,8 @@ mod tests {
         report.phases = vec![PhaseTime { phase: Phase::Queued, duration_ms: 5 }];
         report.limits = Some(AppliedLimits {
             memory_bytes: Some(64 << 20),
+            disk_bytes: 16 << 20,
+            disk_held_by: "volume".to_owned(),
             network: "none".to_owned(),
             ..AppliedLimits::default()
         });
@@ -247,6 +256,7 @@ mod tests {
             Some(UsageFigures { peak_pids: Some(3), network_sent_bytes: Some(0), ..UsageFigures::default() });
         report.evidence = Some(Evidence {
             ended_by: EndedBy::Limit,
+            disk_full: Some(true),
             signal: Some(9),
             signals_sent: vec!["SIGTERM".to_owned(), "SIGKILL".to_owned()],
             ..Evidence::default()
@@ -270,7 +280,8 @@ mod tests {
         for wanted in [
             "task            t#2\n",
             "outcome         TimedOut: ran longer than 2 s\\x1b[2J\n",
-            "ended by        the node, for a limit; signal 9; the node sent SIGTERM and SIGKILL\n",
+            "ended by        the node, for a limit; signal 9; the node sent SIGTERM and SIGKILL; there was no room left in its work folder\n",
+            "disk 16.0 MiB (by a volume)",
             "phases          queued 5 ms\n",
             "memory 64.0 MiB, pids none",
             "pids at most 3",

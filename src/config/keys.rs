@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 46] = [
+pub static KEYS: [Key; 47] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -253,6 +253,11 @@ pub static KEYS: [Key; 46] = [
         ["list", "at most 16 names that the engine has, with commas between", "none"],
     )
     .live(),
+    key(
+        "HIVEMIND_TASK_DISK",
+        "What holds the disk limits of tasks: a volume of that size for each, which never takes a byte more, or a watch that looks each second",
+        ["word", "auto (a volume where that can be, else the watch), volume (else refused) or watch", "auto"],
+    ),
     key(
         "HIVEMIND_SHUTDOWN",
         "What a stop of the worker does with running tasks: stop them, finish them, or leave them to the next start",

@@ -30,7 +30,7 @@ use log::LevelFilter;
 use crate::node::alerts::Thresholds;
 use crate::node::guard::Allowed;
 use crate::node::id::Id;
-use crate::node::resources::Resources;
+use crate::node::resources::{DiskWay, Resources};
 use crate::node::snapshot::MachineFacts;
 use crate::node::spec::SpecDefaults;
 
@@ -131,6 +131,8 @@ pub struct Config {
     pub pull_limit: Duration,
     /// `HIVEMIND_ALERTS`.
     pub alerts: Thresholds,
+    /// `HIVEMIND_TASK_DISK`.
+    pub task_disk: DiskWay,
     /// `HIVEMIND_SHUTDOWN`.
     pub shutdown: Shutdown,
     /// `HIVEMIND_CRASH_LIMIT`.
@@ -268,7 +270,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 45] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 46] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_login, new_login) = (self.registry_login.as_ref(), new.registry_login.as_ref());
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
@@ -311,6 +313,7 @@ impl Config {
             ("HIVEMIND_EGRESS_ALLOW", old_spec.network.allow == new_spec.network.allow),
             ("HIVEMIND_ALERTS", self.alerts == new.alerts),
             ("HIVEMIND_RUNTIMES", old_spec.runtimes == new_spec.runtimes),
+            ("HIVEMIND_TASK_DISK", self.task_disk == new.task_disk),
             ("HIVEMIND_SHUTDOWN", self.shutdown == new.shutdown),
             ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),

@@ -8,7 +8,7 @@ use log::LevelFilter;
 
 use crate::node::guard::Allowed;
 use crate::node::id::{Id, MAX_ID_LEN};
-use crate::node::resources::Resources;
+use crate::node::resources::{DiskWay, Resources};
 use crate::node::runtime::Runtimes;
 use crate::node::spec::{MAX_BYTES, MIN_MEMORY_BYTES, SpecDefaults};
 use crate::sys::text::from_hex;
@@ -99,6 +99,7 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
             .read("HIVEMIND_PULL_LIMIT", |text| duration_in(text, LONGEST_PULL, "24h"))?
             .unwrap_or(PULL_LIMIT),
         alerts: layers.read("HIVEMIND_ALERTS", alerts::thresholds)?.unwrap_or_default(),
+        task_disk: layers.read("HIVEMIND_TASK_DISK", task_disk)?.unwrap_or_default(),
         shutdown: layers.read("HIVEMIND_SHUTDOWN", shutdown)?.unwrap_or(Shutdown::Stop),
         crash_limit: layers.read("HIVEMIND_CRASH_LIMIT", crash_limit)?.unwrap_or(3),
         log_budget_bytes: layers
@@ -313,6 +314,15 @@ fn shutdown(text: &str) -> Result<Shutdown, String> {
         "finish" => Ok(Shutdown::Finish),
         "leave" => Ok(Shutdown::Leave),
         _ => Err(format!("{} is not right: write stop, finish or leave", shown(text))),
+    }
+}
+
+fn task_disk(text: &str) -> Result<DiskWay, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "auto" => Ok(DiskWay::Auto),
+        "watch" => Ok(DiskWay::Watch),
+        "volume" => Ok(DiskWay::Volume),
+        _ => Err(format!("{} is not right: write auto, watch or volume", shown(text))),
     }
 }
 

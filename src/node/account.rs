@@ -39,6 +39,8 @@ pub struct AppliedLimits {
     pub network: String,
     /// Work folder and outputs.
     pub disk_bytes: u64,
+    /// What holds that: `volume`, which has no more room, or `watch`, which looks and stops the task.
+    pub disk_held_by: String,
     /// Running time.
     pub timeout_ms: u64,
     /// From SIGTERM to SIGKILL.
@@ -140,6 +142,9 @@ pub struct Evidence {
     pub signal: Option<u32>,
     /// Signals that the node sent and the engine took, each once.
     pub signals_sent: Vec<String>,
+    /// Whether there was no room in its work folder when it ended, for another block or another file. Known where a volume
+    /// of that size holds the limit.
+    pub disk_full: Option<bool>,
     /// The engine's own word on an error.
     pub engine_error: String,
     /// The engine's own time, RFC 3339.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// A thing of this node that is of no use any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOver {
-    /// container, volume, network, image or bundle.
+    /// container, volume, network, image, disk or bundle.
     pub kind: String,
     /// As the engine names it; of a bundle, its attempt.
     pub name: String,

@@ -109,7 +109,7 @@ pub enum Outcome {
     /// It ran longer than its timeout.
     #[serde(alias = "timed_out")]
     TimedOut,
-    /// It wrote more than its disk limit.
+    /// It wrote more than its disk limit, or failed by itself with no room left in a work folder of that size.
     #[serde(alias = "disk_limit")]
     DiskLimit,
     /// The master, the task's owner or the node's owner stopped it.

@@ -2,6 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
+/// How the disk limits of tasks are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DiskWay {
+    /// By volumes of that size where they can be made, else by the watch.
+    #[default]
+    Auto,
+    /// By looking each second.
+    Watch,
+    /// By volumes of that size, or the task is refused.
+    Volume,
+}
+
 /// An amount of each resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {

@@ -629,6 +629,8 @@ pub struct AppliedLimits {
     pub grace_ms: u64,
     #[prost(string, tag = "12")]
     pub runtime: ::prost::alloc::string::String,
+    #[prost(string, tag = "13")]
+    pub disk_held_by: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UsageFigures {
@@ -665,6 +667,8 @@ pub struct Evidence {
     pub started_at: ::prost::alloc::string::String,
     #[prost(string, tag = "7")]
     pub finished_at: ::prost::alloc::string::String,
+    #[prost(bool, optional, tag = "8")]
+    pub disk_full: ::core::option::Option<bool>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OutputFile {

@@ -3,7 +3,6 @@
 use std::fs;
 use std::time::Duration;
 
-use super::body::applied_limits;
 use super::capture::{Tail, Writers};
 use super::gap::{Log, Recorded};
 use super::run::Run;
@@ -26,6 +25,7 @@ impl Task {
         if parse_time(&found.state.started_at).is_none() {
             return Ok(None);
         }
+        self.attach_volume_again();
         let now = (self.context.clock)();
         let is_same_boot = self.marks.boot_id.as_ref() == Some(&self.context.boot_id);
         let noted = self.marks.started_boot_ms.filter(|_| is_same_boot).map(Duration::from_millis);
@@ -34,7 +34,7 @@ impl Task {
         let recorded = Recorded::from_ends(&self.context.store.stream_ends(&self.spec.key));
         let mut writers = self.writers()?;
         let tail = Tail::default();
-        let limits = applied_limits(&self.spec, &found.host_config);
+        let limits = self.limits(&found);
         let mut run = Run::adopted(started, now, &found, tail.clone()).with_limits(limits);
         self.resume_stop(&mut run);
         if found.state.running {

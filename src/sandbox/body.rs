@@ -89,6 +89,20 @@ pub fn task_body(spec: &TaskSpec, identity: &Identity, image: &TaskImage, dns: &
     if spec.network == Network::Egress {
         connect(&mut body.host_config, &name, dns);
     }
+    sealed(body)
+}
+
+/// The same for a work folder that has its owner already: nothing is copied into it, so the engine need not mount it for
+/// that.
+pub fn without_copy(mut body: CreateBody) -> CreateBody {
+    body.labels.remove(LABEL_SPEC);
+    for mount in &mut body.host_config.mounts {
+        mount.volume_options = Some(VolumeOptions { no_copy: true });
+    }
+    sealed(body)
+}
+
+fn sealed(mut body: CreateBody) -> CreateBody {
     let bytes = serde_json::to_vec(&body).unwrap_or_default();
     body.labels.insert(LABEL_SPEC.to_owned(), hex(digest(&SHA256, &bytes).as_ref()));
     body
@@ -225,6 +239,7 @@ pub fn applied_limits(spec: &TaskSpec, got: &HostConfigReadBack) -> AppliedLimit
         pids: known(got.pids_limit),
         network: got.network_mode.clone(),
         disk_bytes: spec.disk_bytes,
+        disk_held_by: String::new(),
         timeout_ms: millis(spec.timeout),
         grace_ms: millis(spec.grace),
         runtime: got.runtime.clone(),
@@ -304,6 +319,9 @@ mod tests {
         let digest = |offer: Offer| body(offer).labels.remove(LABEL_SPEC).unwrap();
         let one = digest(Offer::default());
         assert_eq!(one, digest(Offer::default()));
+        let bounded = without_copy(body(Offer::default()));
+        assert_ne!(bounded.labels[LABEL_SPEC], one);
+        assert_eq!(without_copy(bounded.clone()), bounded);
         assert_ne!(one, digest(Offer { cpu_millis: 999, ..Offer::default() }));
     }
 }

@@ -15,6 +15,7 @@ use log::{info, warn};
 use super::book::Book;
 use super::naming::Identity;
 use super::sweep;
+use super::volume::Volumes;
 use crate::docker::{Docker, Stop};
 use crate::node::id::AttemptKey;
 use crate::node::leftover::{Collecting, LeftOver};
@@ -53,6 +54,8 @@ pub struct Parts {
     pub bundles: Arc<Bundles>,
     /// Images that were pulled.
     pub images: Arc<Book>,
+    /// Work folders that are bounded by their size.
+    pub volumes: Arc<Volumes>,
     /// Whether the node still has use for what an attempt has at the engine.
     pub is_held: Box<dyn Fn(&AttemptKey) -> bool + Send>,
 }
@@ -138,6 +141,7 @@ impl Parts {
             found.push(LeftOver { kind, name: orphan.name, reason: orphan.reason, trouble });
         }
         found.extend(self.images.tidy(&self.docker, how).map_err(|error| error.to_string())?);
+        found.extend(self.volumes.reap(&self.is_held, how));
         if how == Collecting::Removes {
             found.iter().for_each(log_one);
         }
@@ -145,7 +149,7 @@ impl Parts {
     }
 }
 
-/// Tells it in the log.
+/// Tells the log what was done.
 pub fn log_one(thing: &LeftOver) {
     let LeftOver { kind, name, reason, trouble } = thing;
     match trouble {

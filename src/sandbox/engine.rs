@@ -3,16 +3,20 @@
 //! One thread, `engine-events`. It is released by [`EngineWatch::release`].
 
 use std::io;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
 
+use super::collector::log_one;
 use super::naming::{Identity, attempt_of};
 use super::sweep;
+use super::volume::Volumes;
 use crate::docker::{Docker, EngineFacts, Error, EventFilter, Stop};
 use crate::node::id::AttemptKey;
+use crate::node::leftover::Collecting;
 use crate::node::snapshot::EngineView;
 
 /// Longest pause between two tries at an engine that does not answer (fault matrix row 24).
@@ -36,6 +40,8 @@ pub struct Hooks {
     pub tell: Box<dyn Fn(EngineNews) + Send>,
     /// Whether the node still has use for what an attempt has at the engine.
     pub is_held: Box<dyn Fn(&AttemptKey) -> bool + Send>,
+    /// Work folders that are bounded by their size.
+    pub volumes: Arc<Volumes>,
 }
 
 /// The running watch.
@@ -135,6 +141,7 @@ impl Watcher {
                 Err(error) => warn!("can't remove the left-over {kind} {name}: {error}"),
             }
         }
+        self.hooks.volumes.reap(&self.hooks.is_held, Collecting::Removes).iter().for_each(log_one);
         Ok(())
     }
 }

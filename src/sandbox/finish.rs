@@ -122,6 +122,9 @@ impl Task {
                 removals.push(self.close_network());
             }
         }
+        if removals.iter().all(Result::is_ok) {
+            removals.push(self.context.volumes.remove(&self.spec.key));
+        }
         let troubles: Vec<String> = removals.into_iter().filter_map(Result::err).collect();
         (!troubles.is_empty()).then(|| troubles.join("; "))
     }

@@ -23,6 +23,8 @@
 //! | `guard`, `nft`, `probe` | the firewall's rules for these networks, kept and tried |
 //! | `firewall`, `subnet` | the rules' text, and which addresses a network gets: pure |
 //! | `disk` | the watch over a task's work folder |
+//! | `volume`, `bounded` | work folders that are bounded by their size, and what a task has of them |
+//! | `ext4`, `losetup` | their file system: pure; the programs that make them |
 //! | `meter`, `gauge` | what a container uses, and when that is read |
 //! | `kills`, `oom` | the kernel's count of processes killed for memory, and its log, where the engine has missed it |
 //! | `shim` | whether the engine's own process for a container ended before it |
@@ -33,12 +35,14 @@
 mod adopt;
 mod body;
 mod book;
+mod bounded;
 mod bundle;
 mod capture;
 mod collect;
 mod collector;
 mod disk;
 mod engine;
+mod ext4;
 mod finish;
 mod firewall;
 mod gap;
@@ -51,6 +55,7 @@ mod inside;
 #[cfg(test)]
 mod inside_tests;
 mod kills;
+mod losetup;
 mod meter;
 mod mounts;
 mod naming;
@@ -75,6 +80,7 @@ mod subnet;
 mod sweep;
 mod task;
 mod verdict;
+mod volume;
 
 pub use body::TASK_USER;
 pub use book::Book;
@@ -86,3 +92,4 @@ pub use inputs::{InputError, Starter, rewrite as rewrite_inputs};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
 pub use registries::Registries;
 pub use task::{Beginning, Context, TaskHandle, Teller, start};
+pub use volume::{Volumes, check_machine as check_volumes};

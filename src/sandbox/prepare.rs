@@ -4,7 +4,8 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use super::body::{VolumeOwner, WORK_FOLDER, owner_body, task_body, volume_owner};
+use super::body::{VolumeOwner, WORK_FOLDER, owner_body, task_body, volume_owner, without_copy};
+use super::bounded::Bounds;
 use super::image::TaskImage;
 use super::inputs::{self, InputError, Starter};
 use super::naming::LABEL_SPEC;
@@ -31,11 +32,22 @@ impl Task {
         }
         let body = task_body(&self.spec, &self.context.identity, &task_image, &self.context.egress.dns);
         self.open_network()?;
-        self.volume(&image)?;
+        let mut furnished = self.furnish(&image, &body);
+        if self.can_do_without_volume(&furnished)? {
+            furnished = self.furnish(&image, &body);
+        }
+        furnished
+    }
+
+    /// Volume, container, inputs.
+    fn furnish(&mut self, image: &ImageInspect, body: &CreateBody) -> Step<CreateBody> {
+        let body = match self.volume(image)? {
+            Bounds::Volume => without_copy(body.clone()),
+            Bounds::Watch => body.clone(),
+        };
         let id = self.container(&body)?;
         self.mark(|marks| marks.container_id = Some(id));
-        self.put_inputs()?;
-        Ok(body)
+        self.put_inputs().map(|()| body)
     }
 
     /// Again, since another engine may be there by now. It would refuse, too, with words in which nobody looks for a runtime.
@@ -48,17 +60,15 @@ impl Task {
             .map_err(|reason| Break::End(Outcome::NodeFault, format!("this attempt's {reason}")))
     }
 
-    fn volume(&self, image: &ImageInspect) -> Step<()> {
+    fn volume(&self, image: &ImageInspect) -> Step<Bounds> {
         let identity = &self.context.identity;
         let labels = identity.labels(&self.spec.key, "task");
-        let volume = VolumeCreate { name: self.name.clone(), labels, ..VolumeCreate::default() };
-        // One of that name that is there already is answered with itself.
-        let made = self.engine_whole(move |docker| docker.create_volume(&volume))?.map_err(|error| fault(&error))?;
-        if !self.is_ours(&made.labels) {
-            return Err(Break::End(Outcome::NodeFault, format!("the volume {} is not this node's", self.name)));
-        }
-        if volume_owner(&self.spec) == VolumeOwner::CopyUp {
-            return Ok(());
+        let driver_opts = self.bound()?;
+        let bounds = if driver_opts.is_empty() { Bounds::Watch } else { Bounds::Volume };
+        let volume = VolumeCreate { name: self.name.clone(), labels, driver_opts, ..VolumeCreate::default() };
+        self.create_volume(volume)?;
+        if bounds == Bounds::Volume || volume_owner(&self.spec) == VolumeOwner::CopyUp {
+            return Ok(bounds);
         }
         let body = owner_body(&self.spec, identity, &image.id);
         let name = format!("{}-owner", self.name);
@@ -72,7 +82,25 @@ impl Task {
             docker.remove_container(&name)
         })?
         .map_err(|error| fault(&error))?;
-        Ok(())
+        Ok(bounds)
+    }
+
+    /// One of that name that is there already is answered with itself. One of ours that is of another kind goes, with the
+    /// container that it is of.
+    fn create_volume(&self, volume: VolumeCreate) -> Step<()> {
+        for _ in 0..2 {
+            let create = volume.clone();
+            let made =
+                self.engine_whole(move |docker| docker.create_volume(&create))?.map_err(|error| fault(&error))?;
+            if !self.is_ours(&made.labels) {
+                return Err(Break::End(Outcome::NodeFault, format!("the volume {} is not this node's", self.name)));
+            }
+            if made.options == volume.driver_opts {
+                return Ok(());
+            }
+            self.remove_furniture()?;
+        }
+        Err(Break::End(Outcome::NodeFault, format!("the volume {} can't be replaced", self.name)))
     }
 
     /// Creates the container. One of the same name is ours from an earlier try if its labels and the digest of its body

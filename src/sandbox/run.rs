@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{after, never, select};
 
-use super::body::applied_limits;
 use super::capture::{Capture, CaptureEnd, Tail, Writers};
-use super::disk::{self, DiskWatch};
+use super::disk::{self, DiskEnd, DiskWatch};
 use super::gauge::Gauge;
 use super::oom;
 use super::readback::check_read_back;
@@ -148,7 +147,7 @@ impl Task {
             Ok(found) => {
                 let now = (self.context.clock)();
                 run.started = now;
-                run.limits = Some(applied_limits(&self.spec, &found.host_config));
+                run.limits = Some(self.limits(&found));
                 run.observe(&found, now);
                 self.mark_start(now);
                 self.tell(TaskNews::Phase(Phase::Running, String::new()));
@@ -255,7 +254,10 @@ impl Task {
         let name = self.name.clone();
         let found = self.engine_patiently(move |docker| docker.inspect_container(&name))?;
         let found = found.map_err(|error| fault(&error))?;
-        match check_read_back(body, &found).and_then(|()| self.look_inside(&found, body)) {
+        match check_read_back(body, &found)
+            .and_then(|()| self.look_inside(&found, body))
+            .and_then(|()| self.check_volume(&found))
+        {
             Ok(()) => Ok(found),
             Err(what) => {
                 // At once: until it is removed, its report has to be stored.
@@ -480,9 +482,10 @@ impl Task {
         let now = (self.context.clock)();
         let frozen = Duration::from_millis(self.marks.paused_ms);
         let measured = now.saturating_sub(run.started).saturating_sub(frozen);
-        let peak_disk_bytes = self.peak_disk(&mut run);
+        let disk = self.end_disk(&mut run);
+        run.circumstances.is_disk_full = disk.is_full;
         let figures = |run: &Run, duration| UsageFigures {
-            peak_disk_bytes,
+            peak_disk_bytes: disk.largest,
             ..run.gauge.as_ref().map_or_else(UsageFigures::default, |gauge| gauge.figures(duration))
         };
         let ended = Ended {
@@ -535,9 +538,8 @@ impl Task {
     }
 
     /// A task that was too short for a look is measured now.
-    fn peak_disk(&self, run: &mut Run) -> Option<u64> {
-        let new = || DiskWatch::new(&self.context.quick_docker, &self.name, self.spec.disk_bytes);
-        run.disk.take().or_else(new).and_then(DiskWatch::largest)
+    fn end_disk(&self, run: &mut Run) -> DiskEnd {
+        run.disk.take().or_else(|| self.disk_watch()).map_or_else(DiskEnd::default, DiskWatch::end)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::disk::{self, DiskWatch, Finding};
+use super::disk::{self, Finding};
 use super::run::{Run, Sight};
 use super::task::Task;
 use crate::docker::Error;
@@ -168,7 +168,7 @@ impl Task {
         }
         let docker = self.context.quick_docker.clone();
         if run.disk.is_none() {
-            run.disk = DiskWatch::new(&docker, &self.name, self.spec.disk_bytes);
+            run.disk = self.disk_watch();
         }
         let Some(watch) = &mut run.disk else {
             run.next_disk_look = now + disk::ASK_EVERY;

@@ -16,6 +16,7 @@ use super::images::Images;
 use super::naming::{Identity, LABEL_KEY};
 use super::run::Run;
 use super::step::{Break, Step};
+use super::volume::Volumes;
 use crate::docker::Docker;
 use crate::fetch::Fetcher;
 use crate::node::account::{AppliedLimits, Evidence, UsageFigures};
@@ -52,6 +53,8 @@ pub struct Context {
     pub pull_limit: Duration,
     /// What they share of images.
     pub images: Images,
+    /// Work folders that are bounded by their size.
+    pub volumes: Arc<Volumes>,
 }
 
 /// Where a task's thread tells its news. It may wait, and never drops.

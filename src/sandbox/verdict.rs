@@ -23,6 +23,8 @@ pub struct Circumstances {
     pub was_engine_away: bool,
     /// How the engine's process for the container ended.
     pub shim: Shim,
+    /// Whether there was no room in its bounded volume when it had ended.
+    pub is_disk_full: Option<bool>,
 }
 
 /// The order in which a container and its shim ended.
@@ -55,6 +57,10 @@ pub fn judge(state: &ContainerState, circumstances: &Circumstances) -> (Outcome,
     match state.exit_code {
         0 if state.error.is_empty() => (Outcome::Succeeded, String::new()),
         0 => (Outcome::NodeFault, state.error.clone()),
+        // Nobody kills for a full disk: such an end has another reason.
+        code if circumstances.is_disk_full == Some(true) && !matches!(code, KILLED | TERMINATED) => {
+            (Outcome::DiskLimit, format!("exit code {code}, with no room left in its work folder"))
+        }
         code @ 129..=192 => (Outcome::Failed, format!("ended by signal {}", code - 128)),
         code => (Outcome::Failed, format!("exit code {code}")),
     }
@@ -79,6 +85,7 @@ pub fn evidence(state: &ContainerState, circumstances: &Circumstances, ordered_b
         oom_killed: Some(state.oom_killed),
         signal,
         signals_sent: Vec::new(),
+        disk_full: circumstances.is_disk_full,
         engine_error: state.error.clone(),
         started_at: state.started_at.clone(),
         finished_at: state.finished_at.clone(),
@@ -129,12 +136,19 @@ mod tests {
         let alone = Circumstances::default();
         let cancelled = Circumstances { stopping: Some((Outcome::Cancelled, "c".to_owned())), ..alone.clone() };
         let away = Circumstances { was_engine_away: true, ..alone.clone() };
+        let full = Circumstances { is_disk_full: Some(true), ..alone.clone() };
         let shimless = Circumstances { shim: Shim::EndedFirst, ..alone.clone() };
         let shimless_cancelled = Circumstances { shim: Shim::EndedFirst, ..cancelled.clone() };
         let cases = [
             (ended(0, false), &alone, Outcome::Succeeded),
             (ended(3, false), &alone, Outcome::Failed),
             (ended(0, true), &alone, Outcome::OutOfMemory),
+            // As with memory: one that gets along without is not told that it failed.
+            (ended(0, false), &full, Outcome::Succeeded),
+            (ended(1, false), &full, Outcome::DiskLimit),
+            (ended(135, false), &full, Outcome::DiskLimit),
+            (ended(137, false), &full, Outcome::Failed),
+            (ended(1, true), &full, Outcome::OutOfMemory),
             (ended(137, true), &alone, Outcome::OutOfMemory),
             (ended(137, false), &alone, Outcome::Failed),
             (ended(137, false), &away, Outcome::NodeFault),

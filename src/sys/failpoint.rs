@@ -4,7 +4,7 @@
 //!
 //! Only builds with debug assertions have them; in the shipped one the functions do nothing and no variable is read.
 
-/// Moments of an attempt's life at the node, in order. The names in the variable are `K0` to `K14`.
+/// Moments of an attempt's life at the node, in order. The names in the variable are `K0` to `K17`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailPoint {
     /// The answer with an offer was read.
@@ -38,6 +38,12 @@ pub enum FailPoint {
     /// The bundle of an attempt that failed is half written. Before `Cleaning` in life; the numbers of the others are those
     /// of the fault matrix.
     Bundling,
+    /// The file of a bounded volume has its size and its file system, and no device.
+    VolumeAllocated,
+    /// It has a device, and no name for the engine.
+    VolumeAttached,
+    /// The volume is removed at the engine and its device let go; the file is there.
+    VolumeDetached,
 }
 
 /// Ends the process here if the environment says so.

@@ -37,7 +37,8 @@ pub fn run(program: &Path, args: &[&str], input: Vec<u8>, deadline: Duration) ->
         .env_clear()
         .env("LC_ALL", "C")
         .current_dir("/")
-        .stdin(Stdio::piped())
+        // One that gets nothing needs nobody to give it.
+        .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
