@@ -347,7 +347,7 @@ fn a_firewall_that_does_not_stop_the_probe_refuses_tasks_until_it_is_mended() {
     replace_nft(worker, &stray_nft(&scene.dir, elsewhere.id()));
 
     let refused = |task: &str, words: &str| {
-        scene.submit(egress(task, TRY, &[], &[]));
+        scene.submit(egress(task, "print('ran')", &[], &[]));
         let report = scene.until_complete(task);
         println!("{task}: {}", report.reason);
         assert_eq!((report.outcome, report.exit_code), (Outcome::NodeFault, None), "{report:?}");
