@@ -48,7 +48,9 @@ use crate::node::snapshot::{EngineView, MasterView, Snapshot};
 use crate::rpc::key::NodeKey;
 use crate::rpc::master::Introduction;
 use crate::rpc::signing::Signing;
-use crate::sandbox::{self, Collector, CollectorParts, Context, Egress, EgressGuard, EgressSettings};
+use crate::sandbox::{
+    self, Collector, CollectorParts, Context, Egress, EgressGuard, EgressSettings, Stock, StockSettings,
+};
 use crate::sandbox::{EngineNews, EngineWatch, Hooks, Identity};
 use crate::standalone::{Master, MasterConfig};
 use crate::store::{BundleLimits, Bundles, Recovered, Store, StoreConfig, StoreEvent};
@@ -206,6 +208,8 @@ impl Worker {
         let limits = BundleLimits { bytes: config.bundles_bytes, age: config.bundle_age };
         let bundles = Arc::new(Bundles::open(&config.state_dir, limits));
 
+        let stock = Arc::new(Stock::open(&config.state_dir, StockSettings { kept_bytes: config.kept_bytes }));
+
         let (events, event_inbox) = bounded(MAX_EVENTS);
         let (actions, action_inbox) = bounded(MAX_ACTIONS);
         let mut view = first_view(config, mode, &route, &recovered);
@@ -267,6 +271,7 @@ impl Worker {
             clock: boottime,
             boot_id: boot_id().unwrap_or_default(),
             bundles: Arc::clone(&bundles),
+            stock: Arc::clone(&stock),
             pull_limit: config.pull_limit,
         };
         let driver = Driver::new(driver::Parts {

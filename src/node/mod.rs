@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod action;
+pub mod dependency;
 pub mod guard;
 pub mod id;
 pub mod image;
@@ -10,6 +11,7 @@ pub mod net;
 pub mod offer;
 pub mod order;
 pub mod record;
+pub mod requirements;
 pub mod resources;
 pub mod reward;
 pub mod roster;

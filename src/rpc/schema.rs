@@ -506,6 +506,27 @@ pub struct Assignment {
     pub inputs_url: ::prost::alloc::string::String,
     #[prost(int64, tag = "23")]
     pub inputs_url_bytes: i64,
+    #[prost(message, repeated, tag = "28")]
+    pub dependencies: ::prost::alloc::vec::Vec<Dependency>,
+    #[prost(string, tag = "29")]
+    pub requirements: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Dependency {
+    #[prost(string, tag = "1")]
+    pub task_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(string, tag = "3")]
+    pub owner_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "5")]
+    pub sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(int64, tag = "6")]
+    pub size: i64,
+    #[prost(string, tag = "7")]
+    pub url: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskResultRequest {
@@ -601,6 +622,8 @@ pub struct FinalReport {
     pub figures: ::core::option::Option<UsageFigures>,
     #[prost(message, optional, tag = "14")]
     pub evidence: ::core::option::Option<Evidence>,
+    #[prost(string, tag = "18")]
+    pub code: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PhaseTime {

@@ -22,6 +22,7 @@ impl Task {
     /// Makes everything that the container needs, and the container. Whatever was there from an earlier try is used.
     pub fn prepare(&mut self) -> Step<CreateBody> {
         self.fetch_inputs()?;
+        let dependencies = self.dependencies()?;
         let image = self.image()?;
         let digest = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone());
         self.mark(|marks| marks.image_digest = Some(digest));
@@ -32,6 +33,7 @@ impl Task {
         let body = task_body(&self.spec, &self.context.identity, &task_image, &self.context.egress.dns);
         self.open_network()?;
         self.volume(&image)?;
+        self.put_dependencies(&image.id, dependencies)?;
         let id = self.container(&body)?;
         self.mark(|marks| marks.container_id = Some(id));
         self.put_inputs()?;

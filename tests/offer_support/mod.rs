@@ -44,6 +44,8 @@ pub fn good() -> Assignment {
         inputs_url: String::new(),
         inputs_url_bytes: 0,
         network_allow: Vec::new(),
+        dependencies: Vec::new(),
+        requirements: String::new(),
     }
 }
 
