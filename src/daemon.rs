@@ -50,7 +50,7 @@ use crate::rpc::key::NodeKey;
 use crate::rpc::master::Introduction;
 use crate::rpc::signing::Signing;
 use crate::sandbox::{self, Collector, CollectorParts, Context, Egress, EgressGuard, EgressSettings};
-use crate::sandbox::{EngineNews, EngineWatch, Hooks, Identity, Registries, Volumes};
+use crate::sandbox::{EngineNews, EngineWatch, Hooks, Identity, Registries, Stock, StockSettings, Volumes};
 use crate::standalone::{Master, MasterConfig};
 use crate::store::{BundleLimits, Bundles, Recovered, Store, StoreConfig, StoreEvent};
 use crate::sys::clock::boottime;
@@ -209,6 +209,8 @@ impl Worker {
         let bundles = Arc::new(Bundles::open(&config.state_dir, limits));
 
         let book = Arc::new(sandbox::Book::open(store.clone()));
+        let stock = Arc::new(Stock::open(&config.state_dir, StockSettings { kept_bytes: config.kept_bytes }));
+
         let (events, event_inbox) = bounded(MAX_EVENTS);
         let (actions, action_inbox) = bounded(MAX_ACTIONS);
         let mut view = first_view(config, mode, &route, &recovered);
@@ -283,6 +285,7 @@ impl Worker {
             clock: boottime,
             boot_id: boot_id().unwrap_or_default(),
             bundles: Arc::clone(&bundles),
+            stock: Arc::clone(&stock),
             pull_limit: config.pull_limit,
             images: sandbox::Images::new(registries, Arc::clone(&book)),
             volumes,

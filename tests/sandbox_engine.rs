@@ -20,7 +20,9 @@ use hivemind_worker::node::order::{Desired, Marks, StopOrder, TaskNews};
 use hivemind_worker::node::record::{EventKind, FinalReport, Outcome, Phase, PieceContent};
 use hivemind_worker::node::resources::DiskWay;
 use hivemind_worker::node::spec::{SpecDefaults, TaskSpec};
-use hivemind_worker::sandbox::{self, Beginning, Context, EgressGuard, EgressSettings, Identity, TaskHandle, Volumes};
+use hivemind_worker::sandbox::{
+    self, Beginning, Context, EgressGuard, EgressSettings, Identity, Stock, StockSettings, TaskHandle, Volumes,
+};
 use hivemind_worker::store::{Ack, BundleLimits, Bundles, Store, StoreConfig, StoreEvent, Write};
 
 /// Longest time that any of these tasks may take on a busy machine.
@@ -71,6 +73,7 @@ impl Node {
             clock: boottime,
             boot_id: "boot".to_owned(),
             bundles: Arc::new(Bundles::open(&dir, BundleLimits::default())),
+            stock: Arc::new(Stock::open(&dir, StockSettings::default())),
             pull_limit: Duration::from_secs(600),
             images: sandbox::Images::new(sandbox::Registries::default(), Arc::new(sandbox::Book::open(store.clone()))),
             volumes: Arc::new(Volumes::new(disk, &dir, volumes_of).unwrap()),

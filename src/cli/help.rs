@@ -72,6 +72,10 @@ static TOPICS: [Topic; 15] = [
          \x20 inputs_url  in place of both: https:// address of such an archive, which the node fetches\n\
          \x20 inputs_sha256     its SHA-256 in hex; needed with inputs_url\n\
          \x20 inputs_url_bytes  the most that may come from there; default: HIVEMIND_FETCH_LIMIT\n\
+         \x20 dependencies  list of earlier tasks of the same owner that have succeeded, or TASK/PATH for one file of one;\n\
+         \x20               their output files are at /hivemind/dependencies/TASK/PATH, read-only\n\
+         \x20 requirements  text of a requirements.txt, or a list of its lines: packages that are installed for the task,\n\
+         \x20               named ones as wheels only, where the node's HIVEMIND_TASK_NETWORK allows egress\n\
          \n\
          Ends with the task's exit code, else: 124 timed out, 137 out of memory, 130 cancelled (or Ctrl-C, after which the\n\
          task goes on), 125 rejected, node fault or no standalone node, 126 anything else, and with --output also when a file was\n\

@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 47] = [
+pub static KEYS: [Key; 48] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -282,6 +282,11 @@ pub static KEYS: [Key; 47] = [
         ["size", "0 (none are kept) to 1TiB", "256MiB"],
     ),
     key("HIVEMIND_BUNDLE_AGE", "How long such a bundle is kept", ["duration", "1m to 365d", "7d"]),
+    key(
+        "HIVEMIND_KEPT",
+        "Output files of tasks that succeeded, kept for later tasks of the same owner; beyond it those go that were not used for the longest time",
+        ["size", "0 (none are kept) to 1TiB", "1GiB"],
+    ),
     key(
         "WIREGUARD_CONFIG_PATH",
         "WireGuard configuration of the tunnel to the master; accepted, but this version builds no tunnel",

@@ -145,6 +145,8 @@ pub struct Config {
     pub bundles_bytes: u64,
     /// `HIVEMIND_BUNDLE_AGE`.
     pub bundle_age: Duration,
+    /// `HIVEMIND_KEPT`: bytes of output files that are kept for later tasks.
+    pub kept_bytes: u64,
     /// `WIREGUARD_CONFIG_PATH`, or a `--config` that is one.
     pub wireguard_config: Option<PathBuf>,
     /// What the owner should know about this configuration, in words.
@@ -270,7 +272,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 46] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 47] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_login, new_login) = (self.registry_login.as_ref(), new.registry_login.as_ref());
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
@@ -320,6 +322,7 @@ impl Config {
             ("HIVEMIND_WAITING_LOGS", self.waiting_logs_bytes == new.waiting_logs_bytes),
             ("HIVEMIND_BUNDLES", self.bundles_bytes == new.bundles_bytes),
             ("HIVEMIND_BUNDLE_AGE", self.bundle_age == new.bundle_age),
+            ("HIVEMIND_KEPT", self.kept_bytes == new.kept_bytes),
             ("WIREGUARD_CONFIG_PATH", self.wireguard_config == new.wireguard_config),
         ]
     }

@@ -8,14 +8,14 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::node::offer::Offer;
+use crate::node::offer::{Offer, OfferedFile};
 use crate::sys::text::{from_hex, hex};
 
 use super::near;
 use super::value::{self, shown};
 
 /// The keys of a task file.
-pub const TASK_KEYS: [&str; 22] = [
+pub const TASK_KEYS: [&str; 24] = [
     "name",
     "image",
     "pull",
@@ -38,6 +38,8 @@ pub const TASK_KEYS: [&str; 22] = [
     "inputs_url",
     "inputs_sha256",
     "inputs_url_bytes",
+    "dependencies",
+    "requirements",
 ];
 /// Largest task file; command and environment have at most 512 KiB.
 pub const MAX_TASK_FILE_BYTES: usize = 1 << 20;
@@ -87,6 +89,10 @@ pub struct TaskFile {
     pub inputs_sha256: Option<[u8; 32]>,
     /// The most bytes that may come from there.
     pub inputs_url_bytes: Option<u64>,
+    /// Earlier tasks, or single files of them as TASK/PATH, whose output files the task works on.
+    pub dependencies: Vec<String>,
+    /// The text of a `requirements.txt`.
+    pub requirements: Option<String>,
     /// What to put into the work folder; only in a file on its way to `submit`.
     pub files: Option<Files>,
 }
@@ -179,11 +185,13 @@ impl TaskFile {
         put("inputs_url", text(&self.inputs_url));
         put("inputs_sha256", self.inputs_sha256.map(|sum| Value::from(hex(&sum))));
         put("inputs_url_bytes", self.inputs_url_bytes.map(Value::from));
+        put("dependencies", list(&self.dependencies));
+        put("requirements", text(&self.requirements));
         Value::Object(map).to_string()
     }
 
-    /// The assignment of the first attempt; its inputs and digest are the master's to fill in, and the task id when
-    /// the file has no name.
+    /// The assignment of the first attempt; its inputs and digest are the master's to fill in, the task id when the file
+    /// has no name, and of each earlier task all but its id and perhaps a path.
     pub fn to_offer(&self) -> Offer {
         let amount = |value: Option<u64>| value.map_or(0, |value| i64::try_from(value).unwrap_or(i64::MAX));
         Offer {
@@ -208,6 +216,8 @@ impl TaskFile {
             inputs_url: self.inputs_url.clone().unwrap_or_default(),
             inputs_sha256: self.inputs_sha256.map(Vec::from).unwrap_or_default(),
             inputs_url_bytes: amount(self.inputs_url_bytes),
+            dependencies: self.dependencies.iter().map(|text| earlier(text)).collect(),
+            requirements: self.requirements.clone().unwrap_or_default(),
             ..Offer::default()
         }
     }
@@ -247,6 +257,15 @@ impl TaskFile {
                 self.inputs_sha256 = Some(from_hex(&text(value)?).ok_or(wrong)?);
             }
             "inputs_url_bytes" => self.inputs_url_bytes = Some(bytes(&value)?),
+            "dependencies" => self.dependencies = texts(value)?,
+            "requirements" => {
+                self.requirements = Some(match value {
+                    Value::String(text) => text,
+                    list => texts(list)
+                        .map_err(|_| "must be the text of a requirements.txt, or a list of its lines")?
+                        .join("\n"),
+                });
+            }
             "files" => {
                 self.files = Some(match value {
                     Value::String(folder) => Files::Folder(folder),
@@ -295,6 +314,12 @@ impl<'de> Visitor<'de> for Keys {
         }
         Ok(task)
     }
+}
+
+/// `TASK` or `TASK/PATH`.
+fn earlier(text: &str) -> OfferedFile {
+    let (task, path) = text.split_once('/').unwrap_or((text, ""));
+    OfferedFile { task: task.to_owned(), path: path.to_owned(), ..OfferedFile::default() }
 }
 
 fn text(value: Value) -> Result<String, String> {
@@ -373,7 +398,8 @@ mod tests {
             "env": {"A": "1", "B": ""}, "cpu": 1.5, "memory": "256MiB", "disk": 1000000, "timeout_s": 90,
             "grace_s": 0.25, "priority": 7, "network": "egress",
             "network_allow": ["203.0.113.0/24:443"], "runtime": "runsc", "outputs": ["output/**"], "max_output": "1GB", "owner": "o",
-            "inputs_url": "https://h/x.zip", "inputs_url_bytes": "2MiB",
+            "inputs_url": "https://h/x.zip", "inputs_url_bytes": "2MiB", "dependencies": ["a", "b/output/x/y"],
+            "requirements": ["numpy==1.26.4", " # why", "scipy"],
             "inputs_sha256": "2C26B46B68FFC68FF99B453C1D30413413422D706483BFA0F98A5E886266E7AE"}"#;
         let task = TaskFile::parse(text).unwrap();
         assert_eq!(task.cpu_millis, Some(1_500));
@@ -384,6 +410,9 @@ mod tests {
         assert_eq!(TaskFile::parse(&task.to_json()).unwrap(), task);
         let offer = task.to_offer();
         assert_eq!((offer.task.as_str(), offer.attempt, offer.cpu_millis), ("n", 1, 1_500));
+        let earlier: Vec<_> = offer.dependencies.iter().map(|file| (file.task.as_str(), file.path.as_str())).collect();
+        assert_eq!(earlier, [("a", ""), ("b", "output/x/y")]);
+        assert_eq!(offer.requirements, "numpy==1.26.4\n # why\nscipy");
         assert_eq!(
             (offer.network.as_str(), &offer.network_allow[..]),
             ("egress", &["203.0.113.0/24:443".to_owned()][..])

@@ -54,6 +54,29 @@ pub struct Offer {
     pub inputs_url: String,
     /// The most bytes that may come from there; 0 means the node's maximum.
     pub inputs_url_bytes: i64,
+    /// Files of earlier tasks.
+    pub dependencies: Vec<OfferedFile>,
+    /// A `requirements.txt`; may be empty.
+    pub requirements: String,
     /// SHA-256 of the assignment's exact bytes: two offers of one attempt must agree in it.
     pub digest: [u8; 32],
+}
+
+/// A file of an earlier task, as an assignment names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfferedFile {
+    /// Task id.
+    pub task: String,
+    /// Attempt, from 1.
+    pub attempt: i64,
+    /// Id of that task's owner.
+    pub owner: String,
+    /// Path below that task's work folder.
+    pub path: String,
+    /// SHA-256 of the content.
+    pub sha256: Vec<u8>,
+    /// Bytes.
+    pub size: i64,
+    /// Where it is; may be empty.
+    pub url: String,
 }

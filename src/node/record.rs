@@ -252,6 +252,9 @@ pub struct FinalReport {
     /// Where a container ran.
     #[serde(default)]
     pub evidence: Option<Evidence>,
+    /// Why it did not run, for a program, where the contract has a word for that.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub code: String,
 }
 
 impl FinalReport {
@@ -272,6 +275,7 @@ impl FinalReport {
             limits: None,
             figures: None,
             evidence: None,
+            code: String::new(),
         }
     }
 }

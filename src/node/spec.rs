@@ -6,10 +6,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::allow::ImagePolicy;
+use super::dependency::{self, Dependency};
 use super::id::{AttemptKey, Id};
 use super::image::ImageRef;
 use super::net::{Destination, NetworkPolicy};
 use super::offer::Offer;
+use super::requirements;
 use super::resources::Resources;
 use super::runtime::Runtimes;
 use super::url::Url;
@@ -169,6 +171,12 @@ pub struct TaskSpec {
     /// The input archive where it is to be fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_inputs: Option<RemoteInputs>,
+    /// Files of earlier tasks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<Dependency>,
+    /// A `requirements.txt` in its plain form; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub requirements: String,
     /// SHA-256 of the assignment's exact bytes.
     pub digest: [u8; 32],
 }
@@ -179,7 +187,7 @@ impl TaskSpec {
         Resources {
             cpu_millis: self.cpu_millis,
             memory_bytes: self.memory_bytes,
-            disk_bytes: self.disk_bytes,
+            disk_bytes: self.disk_bytes.saturating_add(dependency::bytes(&self.dependencies)),
             slots: 1,
         }
     }
@@ -200,6 +208,8 @@ impl TaskSpec {
         if offer.gpus != 0 {
             return Err(refuse("gpus", "must be 0: this node lends no GPU"));
         }
+        let disk_bytes = amount("disk_bytes", offer.disk_bytes, 1 << 30, 1 << 20..=MAX_BYTES)?;
+        let dependencies = dependency::check(&offer.dependencies, &owner, disk_bytes, defaults.max_fetch_bytes)?;
         Ok(Self {
             key,
             owner,
@@ -209,7 +219,7 @@ impl TaskSpec {
             env: offer.env.clone(),
             cpu_millis: amount("cpu_millis", offer.cpu_millis, 1_000, MIN_CPU_MILLIS..=MAX_CPU_MILLIS)?,
             memory_bytes: amount("memory_bytes", offer.memory_bytes, 512 << 20, MIN_MEMORY_BYTES..=MAX_BYTES)?,
-            disk_bytes: amount("disk_bytes", offer.disk_bytes, 1 << 30, 1 << 20..=MAX_BYTES)?,
+            disk_bytes,
             timeout: Duration::from_millis(amount(
                 "timeout_ms",
                 offer.timeout_ms,
@@ -226,6 +236,8 @@ impl TaskSpec {
             max_output_bytes: amount("max_output_bytes", offer.max_output_bytes, 1 << 30, 1..=MAX_BYTES)?,
             inputs_bytes: inputs(offer)?,
             remote_inputs: remote_inputs(offer, defaults)?,
+            dependencies,
+            requirements: requirements(&offer.requirements, &defaults.network)?,
             digest: offer.digest,
         })
     }
@@ -248,7 +260,7 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
-fn refuse(field: &str, reason: impl Into<String>) -> FieldError {
+pub(super) fn refuse(field: &str, reason: impl Into<String>) -> FieldError {
     FieldError { field: field.to_owned(), reason: reason.into() }
 }
 
@@ -465,6 +477,16 @@ fn inputs(offer: &Offer) -> Result<u64, FieldError> {
         return Err(refuse("inputs_sha256", format!("has {} bytes, must have 32 or none", offer.inputs_sha256.len())));
     }
     Ok(u64::try_from(len).unwrap_or(u64::MAX))
+}
+
+fn requirements(text: &str, policy: &NetworkPolicy) -> Result<String, FieldError> {
+    let checked = requirements::check(text).map_err(|reason| refuse("requirements", reason))?;
+    if !checked.is_empty() && !policy.is_egress_allowed {
+        let reason = "are installed over the network, which the owner of this node does not allow: \
+                      HIVEMIND_TASK_NETWORK=egress would";
+        return Err(refuse("requirements", reason));
+    }
+    Ok(checked)
 }
 
 fn remote_inputs(offer: &Offer, defaults: &SpecDefaults) -> Result<Option<RemoteInputs>, FieldError> {

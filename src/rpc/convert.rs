@@ -6,7 +6,7 @@ use ring::digest::{SHA256, digest};
 use super::{schema, wire};
 use crate::node::account::{AppliedLimits, EndedBy, Evidence, PhaseTime, UsageFigures};
 use crate::node::id::{AttemptKey, Id};
-use crate::node::offer::Offer;
+use crate::node::offer::{Offer, OfferedFile};
 use crate::node::record::{Event, EventKind, FinalReport, Outcome, Phase, Piece, PieceContent, Usage};
 use crate::node::resources::Resources;
 use crate::node::snapshot::{HostSample, NodeState, Snapshot};
@@ -55,7 +55,21 @@ pub fn offer(assignment: schema::Assignment) -> Offer {
         inputs_url_bytes: assignment.inputs_url_bytes,
         network_allow: assignment.network_allow,
         runtime: assignment.runtime,
+        dependencies: assignment.dependencies.into_iter().map(offered_file).collect(),
+        requirements: assignment.requirements,
         digest: [0; 32],
+    }
+}
+
+fn offered_file(file: schema::Dependency) -> OfferedFile {
+    OfferedFile {
+        task: file.task_id,
+        attempt: i64::from(file.attempt),
+        owner: file.owner_id,
+        path: file.path,
+        sha256: file.sha256,
+        size: file.size,
+        url: file.url,
     }
 }
 
@@ -219,6 +233,7 @@ fn final_report(key: &AttemptKey, report: &FinalReport) -> schema::FinalReport {
         limits: report.limits.as_ref().map(limits),
         figures: report.figures.as_ref().map(figures),
         evidence: report.evidence.as_ref().map(evidence),
+        code: report.code.clone(),
     }
 }
 

@@ -208,7 +208,10 @@ pub struct NodeRegistrationRequest {
     #[prost(message, optional, tag = "7")]
     pub engine: ::core::option::Option<EngineFacts>,
     #[prost(btree_map = "string, string", tag = "8")]
-    pub labels: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     #[prost(string, tag = "9")]
     pub join_token: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "10")]
@@ -473,7 +476,10 @@ pub struct Assignment {
     #[prost(string, repeated, tag = "5")]
     pub command: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(btree_map = "string, string", tag = "6")]
-    pub env: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    pub env: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     #[prost(int64, tag = "7")]
     pub cpu_millis: i64,
     #[prost(int64, tag = "8")]
@@ -506,8 +512,29 @@ pub struct Assignment {
     pub inputs_url: ::prost::alloc::string::String,
     #[prost(int64, tag = "23")]
     pub inputs_url_bytes: i64,
+    #[prost(message, repeated, tag = "28")]
+    pub dependencies: ::prost::alloc::vec::Vec<Dependency>,
+    #[prost(string, tag = "29")]
+    pub requirements: ::prost::alloc::string::String,
     #[prost(string, tag = "30")]
     pub runtime: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Dependency {
+    #[prost(string, tag = "1")]
+    pub task_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    #[prost(string, tag = "3")]
+    pub owner_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "5")]
+    pub sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(int64, tag = "6")]
+    pub size: i64,
+    #[prost(string, tag = "7")]
+    pub url: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskResultRequest {
@@ -603,6 +630,8 @@ pub struct FinalReport {
     pub figures: ::core::option::Option<UsageFigures>,
     #[prost(message, optional, tag = "14")]
     pub evidence: ::core::option::Option<Evidence>,
+    #[prost(string, tag = "18")]
+    pub code: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PhaseTime {

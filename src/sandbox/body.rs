@@ -25,6 +25,8 @@ pub const TASK_USER: u32 = 1000;
 pub const WORK_FOLDER: &str = "/workspace";
 /// Where it puts what it wants to keep.
 pub const OUTPUT_FOLDER: &str = "/workspace/output";
+/// Where it finds the files of earlier tasks, each below its task's id.
+pub const DEPENDENCIES_FOLDER: &str = "/hivemind/dependencies";
 /// The starter of tasks without a command, in the work folder.
 pub const STARTER: &str = "run_task.sh";
 
@@ -114,6 +116,9 @@ fn environment(spec: &TaskSpec) -> Vec<String> {
     env.extend(spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     env.insert("TASK_ID", spec.key.task.as_str());
     env.insert("HIVEMIND_OUTPUT", OUTPUT_FOLDER);
+    if !spec.dependencies.is_empty() {
+        env.insert("HIVEMIND_DEPENDENCIES", DEPENDENCIES_FOLDER);
+    }
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
@@ -146,7 +151,7 @@ fn host_config(spec: &TaskSpec, volume: &str, scratch: &[String]) -> HostConfig 
             .map(|path| (path.clone(), format!("{memory},uid={TASK_USER},gid={TASK_USER}")))
             .chain([("/tmp".to_owned(), memory.clone())])
             .collect(),
-        mounts: vec![mount],
+        mounts: [mount].into_iter().chain(dependencies_mount(spec, volume)).collect(),
         ulimits: vec![ulimit("nofile", MAX_OPEN_FILES), ulimit("core", 0), ulimit("fsize", signed(spec.disk_bytes))],
         log_config: Some(LogConfig { driver: "json-file".to_owned(), config: log_sizes }),
         restart_policy: RestartPolicy::default(),
@@ -159,6 +164,34 @@ fn host_config(spec: &TaskSpec, volume: &str, scratch: &[String]) -> HostConfig 
         init: Some(true),
         runtime: spec.runtime.as_ref().map(ToString::to_string).unwrap_or_default(),
         ..HostConfig::default()
+    }
+}
+
+fn dependencies_mount(spec: &TaskSpec, container: &str) -> Option<Mount> {
+    let volume = dependencies_volume(container);
+    (!spec.dependencies.is_empty()).then(|| mount(&volume, DEPENDENCIES_FOLDER, Access::ReadOnly))
+}
+
+/// The volume of the files of earlier tasks, for the container of this name.
+pub fn dependencies_volume(container: &str) -> String {
+    format!("{container}-deps")
+}
+
+/// What a container may do with a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    ReadOnly,
+    Write,
+}
+
+/// As it is: nothing of the image's is copied into it.
+fn mount(volume: &str, target: &str, access: Access) -> Mount {
+    Mount {
+        kind: MountType::Volume,
+        source: volume.to_owned(),
+        target: target.to_owned(),
+        read_only: access == Access::ReadOnly,
+        volume_options: Some(VolumeOptions { no_copy: true }),
     }
 }
 
@@ -180,23 +213,21 @@ fn signed(value: u64) -> i64 {
 
 /// A container that is never started: it only carries the volume while the work folder's owner is written into it.
 pub fn owner_body(spec: &TaskSpec, identity: &Identity, image_id: &str) -> CreateBody {
-    let volume = identity.name(&spec.key);
-    let mount = Mount {
-        kind: MountType::Volume,
-        source: volume,
-        target: WORK_FOLDER.to_owned(),
-        read_only: false,
-        volume_options: Some(VolumeOptions { no_copy: true }),
-    };
+    filler_body(image_id, identity.labels(&spec.key, "owner"), &identity.name(&spec.key), WORK_FOLDER)
+}
+
+/// A container that is never started, through which something is put into a volume.
+pub fn filler_body(image_id: &str, labels: BTreeMap<String, String>, volume: &str, target: &str) -> CreateBody {
+    let mounts = vec![mount(volume, target, Access::Write)];
     CreateBody {
         image: image_id.to_owned(),
         entrypoint: Some(vec!["none".to_owned()]),
         cmd: Some(Vec::new()),
         user: format!("{TASK_USER}:{TASK_USER}"),
-        labels: identity.labels(&spec.key, "owner"),
+        labels,
         network_disabled: true,
         healthcheck: Some(Healthcheck::none()),
-        host_config: HostConfig { network_mode: "none".to_owned(), mounts: vec![mount], ..HostConfig::default() },
+        host_config: HostConfig { network_mode: "none".to_owned(), mounts, ..HostConfig::default() },
         ..CreateBody::default()
     }
 }

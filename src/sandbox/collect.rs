@@ -65,7 +65,7 @@ impl Collection {
         archive: impl Read,
         root: &str,
         open: &mut dyn FnMut(u32) -> io::Result<W>,
-        close: &mut dyn FnMut(W) -> io::Result<()>,
+        close: &mut dyn FnMut(W, &str) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut archive = Archive::new(archive);
         for entry in archive.entries()? {
@@ -96,7 +96,7 @@ impl Collection {
                 // The engine ends its answer properly also where it could not read on.
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{path} broke off")));
             }
-            close(file)?;
+            close(file, &sha256)?;
             self.room_bytes = self.room_bytes.saturating_sub(written);
             self.room_paths -= path.len();
             self.seen.insert(path.clone());
@@ -213,7 +213,7 @@ mod tests {
         let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
         let mut collection = Collection::new(&patterns, max_bytes);
         let spool = RefCell::new(Vec::new());
-        let mut close = |file: Vec<u8>| {
+        let mut close = |file: Vec<u8>, _: &str| {
             spool.borrow_mut().push(file);
             Ok(())
         };
@@ -304,7 +304,7 @@ mod tests {
             streams.borrow_mut().push(stream);
             if is_new { Ok(Vec::new()) } else { Err(io::Error::other("it had a writer")) }
         };
-        let mut close = |_: Vec<u8>| Ok(());
+        let mut close = |_: Vec<u8>, _: &str| Ok(());
         let broken = &tar_of(&[(EntryType::Regular, b"a/x", &[1; 90])])[..512 + 10];
         assert!(collection.take(broken, "a", &mut open, &mut close).is_err());
         let whole = tar_of(&[(EntryType::Regular, b"b/y", b"y")]);
@@ -324,7 +324,7 @@ mod tests {
         let mut collection = Collection::new(&["output/**".to_owned()], 100);
         collection.room_paths = 92 * 5_000;
         let archive = tar_of(&long);
-        collection.take(archive.as_slice(), "output", &mut |_| Ok(Vec::new()), &mut |_| Ok(())).unwrap();
+        collection.take(archive.as_slice(), "output", &mut |_| Ok(Vec::new()), &mut |_, _| Ok(())).unwrap();
         let (files, cut) = collection.into_parts();
         assert_eq!(files.len(), 5_000);
         assert!(cut[0].contains("paths"), "{}", cut[0]);
@@ -341,8 +341,8 @@ mod tests {
             Ok(Vec::new())
         };
         // The second file's content is cut.
-        assert!(collection.take(&bytes[..2_048], "output", &mut open, &mut |_: Vec<u8>| Ok(())).is_err());
-        collection.take(bytes.as_slice(), "output", &mut open, &mut |_: Vec<u8>| Ok(())).unwrap();
+        assert!(collection.take(&bytes[..2_048], "output", &mut open, &mut |_: Vec<u8>, _: &str| Ok(())).is_err());
+        collection.take(bytes.as_slice(), "output", &mut open, &mut |_: Vec<u8>, _: &str| Ok(())).unwrap();
         let files: Vec<_> = collection.files.iter().map(|file| (file.stream, file.path.as_str(), file.size)).collect();
         assert_eq!(files, [(16, "output/1", 3), (18, "output/2", 2_000)]);
         assert_eq!(streams, [16, 17, 18]);

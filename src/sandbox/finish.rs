@@ -1,18 +1,21 @@
 //! After the container's end: output files into the spool, the final report, and nothing left at the engine.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::body::{WORK_FOLDER, note_limit_reached};
+use super::body::{WORK_FOLDER, dependencies_volume, note_limit_reached};
 use super::collect::{Collection, roots};
+use super::dependencies::filler_name;
 use super::step::Step;
 use super::task::{Ended, Task};
 use crate::docker::{Change, Docker, Error, Stop};
 use crate::node::order::TaskNews;
 use crate::node::record::{FIRST_OUTPUT, FinalReport, Outcome, Phase, StreamEnd};
 use crate::node::spec::Network;
-use crate::store::StreamWriter;
+use crate::store::{HalfFile, StreamWriter};
 use crate::sys::failpoint::{self, FailPoint};
+use crate::sys::text::from_hex;
 
 /// Between two pieces of an archive.
 const ARCHIVE_IDLE: Duration = Duration::from_secs(120);
@@ -27,6 +30,13 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(200);
 /// ... up to this.
 const MAX_REMOVAL_PAUSE: Duration = Duration::from_secs(10);
 
+/// Whether output files are kept for later tasks, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copies {
+    Keep,
+    None,
+}
+
 impl Task {
     /// Reads the output files and makes the report. Whatever fails here is said in the report, which is made anyway; only
     /// an order to leave ends it, and the next start of the worker collects again.
@@ -34,9 +44,11 @@ impl Task {
         self.tell(TaskNews::Phase(Phase::Collecting, String::new()));
         let limit = self.spec.max_output_bytes.min(self.spec.disk_bytes);
         let mut collection = Collection::new(&self.spec.outputs, limit);
+        let is_on = ended.outcome == Outcome::Succeeded && self.context.stock.kept.is_on();
+        let copies = if is_on { Copies::Keep } else { Copies::None };
         if ended.has_container && ended.outcome != Outcome::Superseded {
             for root in roots(&self.spec.outputs) {
-                collection = self.take_root(collection, &root)?;
+                collection = self.take_root(collection, &root, copies)?;
             }
         }
         let (outputs, cut) = collection.into_parts();
@@ -56,6 +68,7 @@ impl Task {
             limits: ended.limits,
             figures: Some(ended.figures),
             evidence: Some(ended.evidence),
+            code: String::new(),
         };
         note_network(&mut report);
         if report.outcome == Outcome::OutOfMemory {
@@ -66,10 +79,10 @@ impl Task {
 
     /// One folder or file below the work folder. An engine that is away is waited for; an archive that breaks off is
     /// asked for again a few times.
-    fn take_root(&self, mut collection: Collection, root: &str) -> Step<Collection> {
+    fn take_root(&self, mut collection: Collection, root: &str, copies: Copies) -> Step<Collection> {
         let mut tries = 0;
         loop {
-            let (taken, failure) = self.try_take_root(collection, root.to_owned())?;
+            let (taken, failure) = self.try_take_root(collection, root.to_owned(), copies)?;
             collection = taken;
             let Some(failure) = failure else { return Ok(collection) };
             let is_away = self.context.quick_docker.ping().is_err();
@@ -83,18 +96,34 @@ impl Task {
         }
     }
 
-    fn try_take_root(&self, mut collection: Collection, root: String) -> Step<(Collection, Option<io::Error>)> {
+    fn try_take_root(
+        &self,
+        mut collection: Collection,
+        root: String,
+        copies: Copies,
+    ) -> Step<(Collection, Option<io::Error>)> {
         let (name, key, store) = (self.name.clone(), self.spec.key.clone(), self.context.store.clone());
+        let (stock, owner) = (Arc::clone(&self.context.stock), self.spec.owner.clone());
         self.call_unless(&|| self.leave_order(), &Stop::new(), move |docker| {
             let path = if root.is_empty() { WORK_FOLDER.to_owned() } else { format!("{WORK_FOLDER}/{root}") };
             let mut open = |stream| {
                 if stream > FIRST_OUTPUT {
                     failpoint::pass(FailPoint::HalfCollected);
                 }
-                store.output_writer(&key, stream).map(Sink)
+                let copy = (copies == Copies::Keep).then(|| stock.kept.begin().ok()).flatten();
+                store.output_writer(&key, stream).map(|spool| Sink { spool, copy })
+            };
+            let mut close = |sink: Sink, sha256: &str| {
+                sink.spool.close();
+                if let (Some(copy), Some(sha256)) = (sink.copy, from_hex(sha256))
+                    && let Err(error) = stock.kept.publish(&owner, &sha256, copy)
+                {
+                    log::debug!("an output file of {key} is not kept: {error}");
+                }
+                Ok(())
             };
             let result = match docker.get_archive(&name, &path, ARCHIVE_IDLE) {
-                Ok(archive) => collection.take(archive, &root, &mut open, &mut Sink::finish),
+                Ok(archive) => collection.take(archive, &root, &mut open, &mut close),
                 Err(error) if error.is_not_found() => Ok(()),
                 Err(error) => Err(error.into()),
             };
@@ -114,6 +143,11 @@ impl Task {
             }),
             self.remove(move |docker| docker.remove_volume(&volume)),
         ];
+        if !self.spec.dependencies.is_empty() {
+            let (filler, volume) = (filler_name(&self.name), dependencies_volume(&self.name));
+            removals.push(self.remove(move |docker| docker.remove_container(&filler)));
+            removals.push(self.remove(move |docker| docker.remove_volume(&volume)));
+        }
         if self.spec.network == Network::Egress {
             let network = self.name.clone();
             removals.push(self.remove(move |docker| docker.remove_network(&network)));
@@ -165,11 +199,19 @@ fn counting(mut ends: Vec<StreamEnd>) -> Vec<StreamEnd> {
 }
 
 /// An output file on its way into the spool.
-struct Sink(StreamWriter);
+struct Sink {
+    spool: StreamWriter,
+    /// For later tasks of the same owner.
+    copy: Option<HalfFile>,
+}
 
 impl io::Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let appended = self.0.append(bytes)?;
+        // A help for later tasks and no duty.
+        if self.copy.as_mut().is_some_and(|copy| copy.write_all(bytes).is_err()) {
+            self.copy = None;
+        }
+        let appended = self.spool.append(bytes)?;
         if appended < bytes.len() as u64 {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the node's disk is full"));
         }
@@ -177,13 +219,6 @@ impl io::Write for Sink {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Sink {
-    fn finish(self) -> io::Result<()> {
-        self.0.close();
         Ok(())
     }
 }

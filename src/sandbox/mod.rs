@@ -5,6 +5,7 @@
 //! | `naming`, `body` | names, labels and the create body: pure |
 //! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
 //! | `remote` | archives that are fetched first |
+//! | `stock`, `dependencies` | what the node has for tasks, and files of earlier ones |
 //! | `image` | what of an image has a say: pure |
 //! | `images` | what all tasks share of images |
 //! | `readback`, `inside`, `mounts` | whether a started container is what was asked for: by the engine's word and the kernel's |
@@ -40,6 +41,7 @@ mod bundle;
 mod capture;
 mod collect;
 mod collector;
+mod dependencies;
 mod disk;
 mod engine;
 mod ext4;
@@ -75,6 +77,7 @@ mod run;
 mod settle;
 mod shim;
 mod step;
+mod stock;
 mod stop;
 mod subnet;
 mod sweep;
@@ -91,5 +94,6 @@ pub use images::Images;
 pub use inputs::{InputError, Starter, rewrite as rewrite_inputs};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
 pub use registries::Registries;
+pub use stock::{Stock, StockSettings};
 pub use task::{Beginning, Context, TaskHandle, Teller, start};
 pub use volume::{Volumes, check_machine as check_volumes};

@@ -25,6 +25,7 @@ impl Task {
     pub fn prepare(&mut self) -> Step<CreateBody> {
         self.check_runtime()?;
         self.fetch_inputs()?;
+        let dependencies = self.dependencies()?;
         let image = self.image()?;
         let task_image = TaskImage::check(&image).map_err(|reason| Break::End(Outcome::Rejected, reason))?;
         for path in &task_image.scratch {
@@ -32,6 +33,7 @@ impl Task {
         }
         let body = task_body(&self.spec, &self.context.identity, &task_image, &self.context.egress.dns);
         self.open_network()?;
+        self.put_dependencies(&image.id, dependencies)?;
         let mut furnished = self.furnish(&image, &body);
         if self.can_do_without_volume(&furnished)? {
             furnished = self.furnish(&image, &body);

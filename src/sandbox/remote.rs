@@ -1,6 +1,7 @@
 //! An input archive that is elsewhere: fetched into the attempt's folder of the spool before anything is made, so that what
 //! is put into the container has its digest already.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,30 +27,37 @@ impl Task {
         let node_fault =
             |error: std::io::Error| Break::End(Outcome::NodeFault, format!("can't keep the inputs of {url}: {error}"));
         let file = self.context.store.open_fetched(&self.spec.key).map_err(node_fault)?;
-        let download = self.help(&Stop::new(), move |stop| Download::new(wanted, file, stop))?.map_err(node_fault)?;
-        let download = Arc::new(Mutex::new(download));
+        match self.fetch(wanted, file)? {
+            Ok(()) => Ok(()),
+            Err(FetchError::Refused(reason)) => Err(Break::End(Outcome::Rejected, format!("inputs_url {reason}"))),
+            Err(error) => Err(Break::End(Outcome::NodeFault, format!("inputs_url {error}"))),
+        }
+    }
+
+    /// Until it is in `file`, whole and checked; else the last of all tries.
+    pub fn fetch(&self, wanted: Wanted, file: File) -> Step<Result<(), FetchError>> {
+        let url = wanted.url.to_string();
+        let made = self.help(&Stop::new(), move |stop| Download::new(wanted, file, stop))?;
+        let download = match made {
+            Ok(download) => Arc::new(Mutex::new(download)),
+            Err(error) => return Ok(Err(FetchError::Node(format!("can't keep what is fetched from {url}: {error}")))),
+        };
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
             match self.fetch_once(&url, &download)? {
-                Ok(()) => return Ok(()),
-                Err(FetchError::Refused(reason)) => {
-                    return Err(Break::End(Outcome::Rejected, format!("inputs_url {reason}")));
-                }
                 Err(FetchError::Passing(reason)) if attempt < MAX_TRIES => {
                     self.tell(TaskNews::Detail(format!("fetch failed, tries again: {reason}")));
                     self.wait(pause)?;
                     pause *= 4;
                 }
                 Err(FetchError::Passing(reason)) => {
-                    let reason = format!("inputs_url {reason}, at the last of {MAX_TRIES} tries");
-                    return Err(Break::End(Outcome::NodeFault, reason));
+                    let reason = format!("{reason}, at the last of {MAX_TRIES} tries");
+                    return Ok(Err(FetchError::Passing(reason)));
                 }
-                Err(error @ (FetchError::Node(_) | FetchError::Stopped)) => {
-                    return Err(Break::End(Outcome::NodeFault, format!("inputs_url {error}")));
-                }
+                result => return Ok(result),
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     fn fetch_once(&self, url: &str, download: &Arc<Mutex<Download>>) -> Step<Result<(), FetchError>> {
@@ -70,7 +78,7 @@ impl Task {
     }
 
     /// A job that `stop` makes come back, ended early by a wish of the coordinator.
-    fn help<T: Send + 'static>(&self, stop: &Stop, job: impl FnOnce(&Stop) -> T + Send + 'static) -> Step<T> {
+    pub fn help<T: Send + 'static>(&self, stop: &Stop, job: impl FnOnce(&Stop) -> T + Send + 'static) -> Step<T> {
         let own = stop.clone();
         self.help_unless(&|| self.interruption(), &|| stop.stop(), move || job(&own))
     }

@@ -1,6 +1,6 @@
 //! The thread of one attempt: the order of its steps. The steps themselves are in `prepare`, `run` and `finish`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use super::images::Images;
 use super::naming::{Identity, LABEL_KEY};
 use super::run::Run;
 use super::step::{Break, Step};
+use super::stock::Stock;
 use super::volume::Volumes;
 use crate::docker::Docker;
 use crate::fetch::Fetcher;
@@ -49,6 +50,8 @@ pub struct Context {
     pub boot_id: String,
     /// Where bundles of failed attempts are kept.
     pub bundles: Arc<Bundles>,
+    /// Files of earlier tasks, and packages.
+    pub stock: Arc<Stock>,
     /// Time in which a pull must come forward.
     pub pull_limit: Duration,
     /// What they share of images.
@@ -123,6 +126,7 @@ pub fn start(
         is_undying: false,
         tail: Tail::default(),
         told: RefCell::default(),
+        code: Cell::new(""),
     };
     let thread = thread::Builder::new()
         .name(format!("task-{number}"))
@@ -147,6 +151,8 @@ pub struct Task {
     pub(super) tail: Tail,
     /// What it told for the record.
     pub(super) told: RefCell<Told>,
+    /// The contract's word for why it does not run.
+    pub(super) code: Cell<&'static str>,
     teller: Teller,
 }
 
@@ -180,6 +186,7 @@ impl Task {
             Err(Break::End(outcome, reason)) => {
                 self.forget_fetched();
                 let mut report = FinalReport::without_run(outcome, reason);
+                report.code = self.code.take().to_owned();
                 report.image_digest = self.marks.image_digest.clone().unwrap_or_default();
                 report.streams = self.context.store.outbox().stream_ends(&self.spec.key);
                 report

@@ -4,7 +4,7 @@
 
 use crate::node::account::{AppliedLimits, EndedBy, Evidence, PhaseTime, UsageFigures};
 use crate::node::id::{AttemptKey, Id};
-use crate::node::offer::Offer;
+use crate::node::offer::{Offer, OfferedFile};
 use crate::node::record::{Event, EventKind, FinalReport, Outcome, OutputFile, Phase, StreamEnd, Usage};
 use crate::node::resources::Resources;
 use crate::rpc::schema;
@@ -73,6 +73,20 @@ pub fn assignment(offer: Offer) -> schema::Assignment {
         inputs_url_bytes: offer.inputs_url_bytes,
         network_allow: offer.network_allow,
         runtime: offer.runtime,
+        dependencies: offer.dependencies.into_iter().map(dependency).collect(),
+        requirements: offer.requirements,
+    }
+}
+
+fn dependency(file: OfferedFile) -> schema::Dependency {
+    schema::Dependency {
+        task_id: file.task,
+        attempt: u32::try_from(file.attempt).unwrap_or(0),
+        owner_id: file.owner,
+        path: file.path,
+        sha256: file.sha256,
+        size: file.size,
+        url: file.url,
     }
 }
 
@@ -137,6 +151,7 @@ fn final_report(report: schema::FinalReport) -> Result<FinalReport, Fail> {
         limits: report.limits.map(limits),
         figures: report.figures.map(figures),
         evidence: report.evidence.map(evidence),
+        code: cut(report.code),
     })
 }
 

@@ -281,6 +281,13 @@ impl Core {
         latest
     }
 
+    /// Whose task an attempt is; `None` where its assignment can't be read.
+    pub fn owner_of(&self, key: &AttemptKey) -> Option<String> {
+        let bytes = self.book.folder.assignment(key).ok()?;
+        let owner = schema::Assignment::decode(bytes.as_slice()).ok()?.owner_id;
+        Some(if owner.is_empty() { "anonymous".to_owned() } else { owner })
+    }
+
     /// One attempt.
     pub fn attempt(&self, key: &AttemptKey) -> Option<&Attempt> {
         self.book.attempts.get(key)

@@ -15,6 +15,7 @@ use super::book::rank;
 use super::convert;
 use super::core::Core;
 use super::date::date;
+use super::earlier;
 use super::fail::Fail;
 use super::parts::{Part, Parts};
 use crate::config::amount;
@@ -80,7 +81,9 @@ impl Desk {
     ///
     /// # Errors
     /// Names the field that is wrong.
-    pub fn submit_offer(&self, offer: Offer) -> Result<AttemptKey, SubmitError> {
+    pub fn submit_offer(&self, mut offer: Offer) -> Result<AttemptKey, SubmitError> {
+        offer.dependencies = earlier::complete(&self.shared.lock(), &offer)
+            .map_err(|message| SubmitError { field: "dependencies".to_owned(), message })?;
         let spec = TaskSpec::check(&offer, &self.defaults)
             .map_err(|error| field_error(error, &offer, self.defaults.max_timeout))?;
         let assignment = convert::assignment(offer).encode_to_vec();

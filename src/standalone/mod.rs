@@ -11,6 +11,7 @@ pub mod convert;
 pub mod core;
 pub mod date;
 pub mod desk;
+mod earlier;
 pub mod fail;
 pub mod folder;
 pub mod found;

@@ -12,6 +12,7 @@ mod bundles;
 mod db;
 mod duty;
 mod files;
+mod kept;
 mod open;
 mod outbox;
 mod queue;
@@ -34,6 +35,7 @@ use crossbeam_channel::{Sender, bounded};
 use rusqlite::Connection;
 
 pub use bundles::{BUNDLES, BundleFile, BundleLimits, Bundles};
+pub use kept::{HalfFile, Kept};
 pub use open::OpenError;
 pub use outbox::{Ack, Outbox};
 pub use stream::StreamWriter;

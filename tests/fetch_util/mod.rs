@@ -3,6 +3,7 @@
 
 #[path = "../node_util/namespace.rs"]
 pub mod namespace;
+pub mod node;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};

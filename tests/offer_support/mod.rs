@@ -46,6 +46,8 @@ pub fn good() -> Assignment {
         inputs_url_bytes: 0,
         network_allow: Vec::new(),
         runtime: String::new(),
+        dependencies: Vec::new(),
+        requirements: String::new(),
     }
 }
 
