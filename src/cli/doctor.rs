@@ -11,7 +11,7 @@ use crate::config::{Config, MasterUrl};
 use crate::daemon;
 use crate::docker::{Docker, DockerHost, EngineFacts, NodeTimeouts};
 use crate::node::spec::BASE_IMAGE;
-use crate::sandbox::can_hold;
+use crate::sandbox::{Registries, can_hold};
 use crate::sys::private::{self, PrivateError};
 
 use super::table::{self, row};
@@ -67,6 +67,7 @@ pub(super) fn doctor(config: &Config) -> Result<u8, Failure> {
         ("master", master(config)),
         ("monitor", monitor(config.monitor)),
     ]);
+    findings.extend(registries(config).map(|finding| ("registries", finding)));
     findings.extend(engine(&config.docker_host));
     let rows: Vec<Vec<String>> = findings
         .iter()
@@ -115,6 +116,16 @@ fn missing_folder(path: &Path) -> Finding {
 
 fn tempfile_check(path: &Path) -> Result<(), String> {
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK).map_err(|errno| io::Error::from(errno).to_string())
+}
+
+/// Whether there are credentials for each registry that the owner names.
+fn registries(config: &Config) -> Option<Finding> {
+    let (file, hosts) = config.registry_login.as_ref()?;
+    let checked = Registries::new(file.clone(), hosts.clone()).check();
+    Some(match checked {
+        Ok(()) => Finding::ok(format!("{} has credentials for {}", file.display(), hosts.join(", "))),
+        Err(problem) => Finding::fail(config.refuse("HIVEMIND_REGISTRY_AUTH_FILE", &problem)),
+    })
 }
 
 /// Whether the engine answers, can hold what the sandbox asks for, and has the base image.
