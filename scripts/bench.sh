@@ -9,7 +9,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 # Each name is a function bench_NAME below.
-BENCHES=(size grpc session task)
+BENCHES=(size grpc session task queue)
 
 # figure NAME VALUE UNIT <=|>= GOAL
 figure() {
@@ -277,6 +277,20 @@ bench_task() {
     figure task_without_files "$(by plain.ours.wall plain.docker.wall)" of_docker_run '<=' 1.3
     figure task_cpu_of_node "$(by files.ours.node files.docker.children)" of_docker '<=' 0.3
     figure task_burst "$(by burst.docker.wall burst.ours.wall)" throughput_of_xargs '>=' 1
+}
+
+# ---- queue: one look at it, by its length
+
+bench_queue() {
+    local output
+    ensure_cargo build
+    output=$(cd "$ROOT" && cargo run --release --locked --quiet --example queue_bench) || die "the bench failed"
+    echo "tasks that wait, microseconds of a look: median, longest; the first in line does not fit, all others are tried"
+    awk '{ printf "  %6d %10.1f %10.1f\n", $1, $2, $3 }' <<<"$output"
+    at() { awk -v n="$1" '$1 == n { print $2 }' <<<"$output"; }
+    figure queue_of_10000 "$(at 10000)" us '<=' 1000
+    # Linear is 10; the lengths differ by as much.
+    figure queue_growth "$(awk -v a="$(at 10000)" -v b="$(at 1000)" 'BEGIN { printf "%.1f", a / b }')" of_1000 '<=' 12
 }
 
 if [ $# -ne 1 ] || [[ " ${BENCHES[*]} " != *" $1 "* ]]; then

@@ -73,6 +73,8 @@ part_faults() { bash scripts/faults.sh --full; }
 part_escape() {
     need_command jq jq
     need_command busybox busybox-static
+    need_command rootlesskit rootlesskit
+    need_command newuidmap uidmap
     ensure_engine
     bash scripts/build-image.sh
     ensure_cargo build
@@ -108,6 +110,19 @@ fuzz_targets_compile() {
     cargo check --locked --manifest-path tests/fuzz/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-$ROOT/target}/fuzz"
 }
 
+# All tests; what failed is said once more behind them, where it is found.
+run_tests() {
+    local log status=0
+    log=$(mktemp)
+    cargo test --locked --no-fail-fast 2>&1 | tee "$log" || status=1
+    [ $status -eq 0 ] || {
+        say "what failed"
+        grep -A 3 -E "^thread '.*' .*panicked at|^(error|warning: unused)" "$log" | grep -v '^stack backtrace:' | tail -n 80
+    }
+    rm -f "$log"
+    return $status
+}
+
 case ${1:-} in
 '') ;;
 --full)
@@ -125,6 +140,9 @@ need_command busybox busybox-static
 need_command ip iproute2
 need_command iptables iptables
 need_command nft nftables
+need_command rootlesskit rootlesskit
+need_command newuidmap uidmap
+need_command runsc runsc
 ensure_nginx
 ensure_registry
 ensure_engine
@@ -140,9 +158,9 @@ export HIVEMIND_TEST_TONIC
 step scripts scripts_parse
 step image bash scripts/build-image.sh
 step format cargo fmt --check
-step "format of peers" cargo fmt --check --manifest-path tests/peers/Cargo.toml
+step "format of peers" cargo fmt --check --all --manifest-path tests/peers/Cargo.toml
 step clippy cargo clippy --locked --all-targets -- -D warnings
 step "fuzz targets" fuzz_targets_compile
 step build cargo build --locked
-step tests cargo test --locked --no-fail-fast
+step tests run_tests
 finish

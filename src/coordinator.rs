@@ -18,11 +18,13 @@ use self::durable::{Gated, Retry};
 pub use self::words::{Effect, Event, Held, Past, Record, Settings, ShutdownMode};
 use crate::node::account::EndedBy;
 use crate::node::action::Action;
+use crate::node::alerts::{self, HostWatch};
 use crate::node::id::AttemptKey;
 use crate::node::order::{CancelState, Desired, Directive, Marks, Refusal, StopOrder, TaskNews};
+use crate::node::queue::{Line, Next};
 use crate::node::record::{EventKind, FinalReport, Outcome, Phase, StreamEnd};
 use crate::node::roster::{Attempt, Roster};
-use crate::node::snapshot::{EngineView, Snapshot};
+use crate::node::snapshot::{EngineView, HostSample, Snapshot};
 use crate::node::spec::AtLeaseEnd;
 use crate::sys::text::printable;
 
@@ -51,6 +53,8 @@ struct Poll {
 pub struct Coordinator {
     settings: Settings,
     roster: Roster,
+    line: Line,
+    host: HostWatch,
     over: VecDeque<AttemptKey>,
     polls: BTreeMap<u64, Poll>,
     gated: VecDeque<(u64, Gated)>,
@@ -86,6 +90,8 @@ impl Coordinator {
     pub fn after(past: Past, settings: Settings, view: Snapshot, held: Vec<Held>, now: Duration, now_ms: u64) -> Self {
         let mut coordinator = Self {
             roster: Roster::default(),
+            line: Line::default(),
+            host: HostWatch::default(),
             over: VecDeque::new(),
             polls: BTreeMap::new(),
             gated: VecDeque::new(),
@@ -178,7 +184,7 @@ impl Coordinator {
             Event::Delivered(key) => self.handle_delivered(&key),
             Event::Engine(view) => self.handle_engine(view),
             Event::EngineNews(key) => self.change_desired(&key, |desired| desired.engine_news += 1),
-            Event::Host(sample) => self.view.host = sample,
+            Event::Host(sample) => self.handle_sample(sample),
             Event::Owner(action) => self.handle_action(action),
             Event::Reconfigured { settings, report_interval } => {
                 self.settings = settings;
@@ -339,7 +345,15 @@ impl Coordinator {
                 self.alert(format!("{key}: {alert}"));
                 self.note_event(key, EventKind::Alert(alert));
             }
-            TaskNews::Usage(look) => attempt.look = look,
+            TaskNews::Usage(look) => {
+                let (limit, thresholds) = (attempt.spec.memory_bytes, &self.settings.alerts);
+                let told = alerts::look_at_task(&mut attempt.memory, &look.usage, limit, thresholds, now);
+                attempt.look = look;
+                if let Some(told) = told {
+                    self.alert(format!("{key}: {told}"));
+                    self.note_event(key, EventKind::Alert(told));
+                }
+            }
             TaskNews::Undying(what) => self.handle_undying(key, what),
             TaskNews::Finished(report) => self.finish(key, *report),
             TaskNews::Cleaned(trouble) => {
@@ -411,6 +425,15 @@ impl Coordinator {
     }
 
     // ---- the node as a whole ----------------------------------------------------------------------------------
+
+    fn handle_sample(&mut self, sample: HostSample) {
+        for told in self.host.look(&sample, &self.settings.alerts, self.now) {
+            warn!("{told}");
+            self.alert(told);
+        }
+        self.view.over_threshold = self.host.raised(&sample, &self.settings.alerts);
+        self.view.host = sample;
+    }
 
     fn handle_engine(&mut self, view: EngineView) {
         // The first look is always said: a node without an engine must say what is missing.
@@ -518,16 +541,19 @@ impl Coordinator {
     fn schedule(&mut self) {
         while self.can_start() {
             let usable = self.usable();
-            match self.roster.next_to_start(&usable) {
-                None => return,
-                Some(Err((key, short))) => {
-                    if let Some(attempt) = self.roster.find_mut(&key) {
-                        attempt.detail = format!("waits for {short}");
-                    }
-                    return;
-                }
-                Some(Ok(key)) => self.start(&key),
+            let (key, short) = match self.roster.next_to_start(&usable, &mut self.line, self.now) {
+                Next::Nobody => return,
+                Next::Start(key) => (key.clone(), None),
+                Next::Waits(key, short) => (key.clone(), Some(short)),
+            };
+            let Some(short) = short else {
+                self.start(&key);
+                continue;
+            };
+            if let Some(attempt) = self.roster.find_mut(&key) {
+                attempt.detail = format!("waits for {short}");
             }
+            return;
         }
     }
 

@@ -422,7 +422,7 @@ fn shutdown_mode(choice: Shutdown) -> ShutdownMode {
 }
 
 fn settings(config: &Config) -> Settings {
-    Settings { lent: config.lent, defaults: config.spec_defaults.clone() }
+    Settings { lent: config.lent, defaults: config.spec_defaults.clone(), alerts: config.alerts }
 }
 
 fn first_view(config: &Config, mode: Mode, route: &Route, recovered: &Recovered) -> Snapshot {

@@ -10,9 +10,9 @@ use hivemind_worker::coordinator::{Effect, Event, Held, Record, ShutdownMode};
 use hivemind_worker::node::action::Action;
 use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::offer::Offer;
-use hivemind_worker::node::order::{CancelState, Marks, TaskNews};
-use hivemind_worker::node::record::{FinalReport, Outcome, Phase};
-use hivemind_worker::node::snapshot::{EngineView, NodeState};
+use hivemind_worker::node::order::{CancelState, Look, Marks, TaskNews};
+use hivemind_worker::node::record::{EventKind, FinalReport, Outcome, Phase, Usage};
+use hivemind_worker::node::snapshot::{EngineView, HostSample, NodeState};
 use hivemind_worker::node::spec::{FieldError, SpecDefaults, TaskSpec};
 
 #[test]
@@ -528,4 +528,37 @@ fn no_answer_to_a_cancellation_tells_of_an_order_or_an_end_that_could_be_lost() 
     assert_eq!(answers(node.settle()), 1, "of the one that waited the end is kept now");
     node.tell(Event::Tick);
     assert_eq!(answers(node.settle()), 1, "and the order to stop the other one");
+}
+
+#[test]
+fn a_full_disk_and_a_full_memory_are_alerts_with_beginning_and_end() {
+    let mut node = Node::new(Vec::new());
+    node.offer(vec![offer("a", GIB)]);
+    let sample =
+        |free: u64| HostSample { disk_total_bytes: Some(1_000), disk_free_bytes: Some(free), ..HostSample::default() };
+    let look = |node: &mut Node, second: u64, free: u64| {
+        node.now = Duration::from_secs(second);
+        node.tell(Event::Host(sample(free)));
+        let snapshot = node.coordinator.snapshot();
+        (snapshot.over_threshold.clone(), snapshot.alerts.first().cloned().unwrap_or_default())
+    };
+    assert!(look(&mut node, 100, 50).0.is_empty(), "not for a moment's sake");
+    let (over, told) = look(&mut node, 160, 50);
+    assert_eq!(
+        (over, told.as_str()),
+        (vec!["disk 95 %".to_owned()], "disk of this machine is at 95 %: the threshold is 90 %")
+    );
+    look(&mut node, 170, 500);
+    let (over, told) = look(&mut node, 230, 500);
+    assert_eq!((over, told.as_str()), (Vec::new(), "disk of this machine is at 50 % again, well below 90 %"));
+
+    let usage = Usage { memory_bytes: 1 << 30, ..Usage::default() };
+    for _ in 0..2 {
+        node.tell(Event::Task(key("a"), TaskNews::Usage(Look { usage, ..Look::default() })));
+    }
+    let told = "uses 100 % of its memory limit: the threshold is 90 %";
+    assert_eq!(node.coordinator.snapshot().alerts[0], format!("a#1: {told}"));
+    let told_to_master = node.settle().into_iter().filter(|effect| matches!(effect, Effect::Commit { records, .. }
+        if records.iter().any(|record| matches!(record, Record::Event { kind: EventKind::Alert(text), .. } if text == told))));
+    assert_eq!(told_to_master.count(), 1);
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use coordinator_support::{GIB, Node, finals, key, offer, reports, settled, started};
 use hivemind_worker::coordinator::{Coordinator, Effect, Event, Held, Past, Record, Settings, ShutdownMode};
+use hivemind_worker::node::alerts::Thresholds;
 use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::Marks;
@@ -26,7 +27,7 @@ fn held(task: &str, phase: Phase, crashes: u32) -> Held {
 
 fn node_after(past: Past, held: Vec<Held>) -> (Node, Vec<Effect>) {
     let lent = Resources { cpu_millis: 4_000, memory_bytes: 8 << 30, disk_bytes: 10 << 30, slots: 8 };
-    let settings = Settings { lent, defaults: SpecDefaults::default() };
+    let settings = Settings { lent, defaults: SpecDefaults::default(), alerts: Thresholds::default() };
     let coordinator = Coordinator::after(past, settings, Snapshot::default(), held, Duration::ZERO, 0);
     let mut node = Node { coordinator, now: Duration::ZERO, polls: 0 };
     let effects = node.settle();
@@ -56,7 +57,7 @@ fn an_attempt_that_was_there_at_three_crashes_is_given_up_and_others_go_on() {
         ]
     };
     let lent = Resources { cpu_millis: 4_000, memory_bytes: 8 << 30, disk_bytes: 10 << 30, slots: 8 };
-    let settings = Settings { lent, defaults: SpecDefaults::default() };
+    let settings = Settings { lent, defaults: SpecDefaults::default(), alerts: Thresholds::default() };
     let unsettled = Coordinator::after(past.clone(), settings, Snapshot::default(), all(), Duration::ZERO, 0);
     let keys = |held: BTreeSet<AttemptKey>| held.iter().map(|key| key.task.to_string()).collect::<Vec<_>>();
     assert_eq!(keys(unsettled.held()), ["second", "waits"], "what the others have at the engine is nobody's at once");

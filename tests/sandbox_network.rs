@@ -6,16 +6,18 @@ mod node_util;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hivemind_worker::docker::DockerHost;
 use hivemind_worker::node::offer::Offer;
-use hivemind_worker::node::record::{EventKind, Outcome, Phase};
+use hivemind_worker::node::record::{Event, EventKind, Outcome, Phase};
 use node_util::link::here;
 use node_util::namespace::in_namespace;
 use node_util::neighbourhood::{
-    CLOSED, NAME_SERVER, Neighbourhood, OTHER_SERVER, OWN, OWN_PORT, SERVER, break_nft, tables,
+    CLOSED, NAME_SERVER, Neighbourhood, OTHER_SERVER, OWN, OWN_PORT, SERVER, break_nft, mend_nft, replace_nft, tables,
 };
 use node_util::own_engine::OwnEngine;
 use node_util::{Scene, how, until, until_true};
@@ -315,6 +317,68 @@ fn rules_that_somebody_removes_are_written_again_and_where_they_cant_be_the_task
     assert_eq!((report.outcome, report.exit_code), (Outcome::NodeFault, None), "{report:?}");
     assert!(report.reason.contains("nft"), "{report:?}");
     scene.until_clean();
+}
+
+/// An nft that does all that it is told, and reads it back, in a name space where no task is.
+fn stray_nft(dir: &Path, space: u32) -> String {
+    let (real, stray) = (dir.join("nft.real"), dir.join("nft.stray"));
+    fs::copy("/usr/sbin/nft", &real).unwrap();
+    let script = format!("#!/bin/sh\nexec /usr/bin/nsenter --net=/proc/{space}/ns/net {} \"$@\"\n", real.display());
+    fs::write(&stray, script).unwrap();
+    fs::set_permissions(&stray, fs::Permissions::from_mode(0o755)).unwrap();
+    stray.display().to_string()
+}
+
+#[test]
+fn a_firewall_that_does_not_stop_the_probe_refuses_tasks_until_it_is_mended() {
+    if !in_namespace("a_firewall_that_does_not_stop_the_probe_refuses_tasks_until_it_is_mended") {
+        return;
+    }
+    let _neighbourhood = Neighbourhood::make();
+    let engine = OwnEngine::start_with_networks("probe", IMAGE);
+    let mut elsewhere = Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().unwrap();
+    let space = |id: &str| fs::read_link(format!("/proc/{id}/ns/net")).ok();
+    let other = elsewhere.id().to_string();
+    until_true("the other name space is there", || space(&other).is_some_and(|one| Some(one) != space("self")));
+    let mut scene = node("egress-probe", &engine, &[]);
+    scene.prefix = ["/usr/bin/unshare", "--mount"].map(str::to_owned).to_vec();
+    scene.start(&["--slots", "1"]);
+    let worker = scene.worker.as_ref().unwrap().id();
+    replace_nft(worker, &stray_nft(&scene.dir, elsewhere.id()));
+
+    let refused = |task: &str, words: &str| {
+        scene.submit(egress(task, TRY, &[], &[]));
+        let report = scene.until_complete(task);
+        println!("{task}: {}", report.reason);
+        assert_eq!((report.outcome, report.exit_code), (Outcome::NodeFault, None), "{report:?}");
+        assert!(report.reason.starts_with("the tasks' network is not as it must be: "), "{report:?}");
+        assert!(report.reason.contains(words), "{report:?}");
+        assert_eq!(scene.stdout(task), "", "it has not run");
+        let alert = format!("no egress on this node: {}", report.reason);
+        let is_it = |event: &Event| matches!(&event.kind, EventKind::Alert(text) if *text == alert);
+        assert!(scene.record(task).iter().any(is_it), "the master is told");
+        scene.until_status("the owner is told", |status| status.alerts.iter().any(|one| one.contains(&alert)));
+        scene.until_clean();
+        assert_eq!(tables(), [""; 0]);
+    };
+    refused("reaches", "a container reaches 10.");
+    // Where something else stops it, that must not pass for rules that hold.
+    here(&["nft", "add", "table", "inet", "foreign"]);
+    for (chain, hook) in [("in", "input"), ("through", "forward")] {
+        here(&["nft", "add", "chain", "inet", "foreign", chain, &format!("{{ type filter hook {hook} priority 0; }}")]);
+        here(&["nft", "add", "rule", "inet", "foreign", chain, "iifname \"hmp*\" drop"]);
+    }
+    refused("unseen", "the rules have seen 0 of the probe's");
+    here(&["nft", "delete", "table", "inet", "foreign"]);
+    refused("reaches-again", "a container reaches 10.");
+
+    mend_nft(worker);
+    let words = words(&[&format!("tcp:gateway:{OWN_PORT}"), &format!("tcp:{SERVER}:8080")]);
+    let found = tried(&scene, "mended", &words, &[]);
+    assert_eq!([&*found[&words[0]], &*found[&words[1]]], ["silence", "ok"], "{found:?}");
+    scene.until_clean();
+    elsewhere.kill().unwrap();
+    elsewhere.wait().unwrap();
 }
 
 #[test]

@@ -10,8 +10,10 @@ use std::time::Duration;
 use crate::config::{Config, MasterUrl};
 use crate::daemon;
 use crate::docker::{Docker, DockerHost, EngineFacts, NodeTimeouts};
-use crate::node::spec::BASE_IMAGE;
-use crate::sandbox::{Registries, can_hold};
+use crate::node::id::Id;
+use crate::node::runtime::Runtimes;
+use crate::node::spec::{BASE_IMAGE, SpecDefaults};
+use crate::sandbox::{Registries, can_hold, could_guard};
 use crate::sys::private::{self, PrivateError};
 
 use super::table::{self, row};
@@ -68,7 +70,7 @@ pub(super) fn doctor(config: &Config) -> Result<u8, Failure> {
         ("monitor", monitor(config.monitor)),
     ]);
     findings.extend(registries(config).map(|finding| ("registries", finding)));
-    findings.extend(engine(&config.docker_host));
+    findings.extend(engine(&config.docker_host, &config.spec_defaults));
     let rows: Vec<Vec<String>> = findings
         .iter()
         .map(|(name, finding)| {
@@ -128,8 +130,8 @@ fn registries(config: &Config) -> Option<Finding> {
     })
 }
 
-/// Whether the engine answers, can hold what the sandbox asks for, and has the base image.
-fn engine(docker_host: &str) -> Vec<(&'static str, Finding)> {
+/// Whether the engine answers, can hold what the sandbox asks for and what the owner allows, and has the base image.
+fn engine(docker_host: &str, allowed: &SpecDefaults) -> Vec<(&'static str, Finding)> {
     let socket = engine_socket(docker_host);
     if socket.grade == Grade::Fail {
         return vec![("engine", socket)];
@@ -147,7 +149,39 @@ fn engine(docker_host: &str) -> Vec<(&'static str, Finding)> {
         ("engine", Finding::ok(format!("{} (API {}, {})", facts.version, facts.api, facts.storage_driver))),
         ("limits", limits(&facts)),
         ("base image", base_image(&docker)),
+        ("egress", egress(allowed, || could_guard(&facts))),
+        ("runtimes", runtimes(&allowed.runtimes, &facts.runtimes)),
     ]
+}
+
+/// The owner's word, and whether this machine can keep it.
+fn egress(allowed: &SpecDefaults, could_guard: impl Fn() -> Result<(), String>) -> Finding {
+    if !allowed.network.is_egress_allowed {
+        return Finding::new(Grade::Hint, "tasks have no network: HIVEMIND_TASK_NETWORK=egress would allow it");
+    }
+    match could_guard() {
+        Ok(()) => Finding::ok("allowed, and nft can be used; a container tries the rules before the first task has it"),
+        Err(reason) => Finding::warn(format!("allowed, but tasks that ask for it are refused: {reason}")),
+    }
+}
+
+fn runtimes(allowed: &Runtimes, known: &[String]) -> Finding {
+    let Runtimes::Only(names) = allowed else { return Finding::ok("tasks may name any") };
+    let missing: Vec<&str> = names.iter().map(Id::as_str).filter(|name| !known.iter().any(|one| one == name)).collect();
+    if !missing.is_empty() {
+        return Finding::warn(format!(
+            "the engine doesn't know {}, which HIVEMIND_RUNTIMES names; it knows {}",
+            missing.join(", "),
+            known.join(", ")
+        ));
+    }
+    match names.as_slice() {
+        [] => Finding::ok("tasks have the engine's default"),
+        names => Finding::ok(format!(
+            "beside the engine's default, tasks may have {}",
+            names.iter().map(Id::as_str).collect::<Vec<_>>().join(", ")
+        )),
+    }
 }
 
 fn limits(facts: &EngineFacts) -> Finding {
@@ -251,6 +285,7 @@ fn monitor(address: SocketAddr) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::net::NetworkPolicy;
 
     #[test]
     fn grades_cgroups_of_both_versions() {
@@ -295,8 +330,31 @@ mod tests {
     }
 
     #[test]
+    fn says_whether_tasks_get_what_the_owner_allows() {
+        let closed = SpecDefaults::default();
+        let network = NetworkPolicy { is_egress_allowed: true, ..NetworkPolicy::default() };
+        let open = SpecDefaults { network, ..SpecDefaults::default() };
+        let fine = || Ok(());
+        let bad = || Err("nft is not installed".to_owned());
+        for (allowed, could, grade, word) in [
+            (&closed, &fine as &dyn Fn() -> Result<(), String>, Grade::Hint, "HIVEMIND_TASK_NETWORK=egress"),
+            (&closed, &bad, Grade::Hint, "HIVEMIND_TASK_NETWORK=egress"),
+            (&open, &fine, Grade::Ok, "allowed"),
+            (&open, &bad, Grade::Warn, "refused: nft is not installed"),
+        ] {
+            let finding = egress(allowed, could);
+            assert!(finding.grade == grade && finding.text.contains(word), "{}", finding.text);
+        }
+        let list = Runtimes::Only(vec![Id::parse("runsc").unwrap(), Id::parse("kata").unwrap()]);
+        let known = ["runc".to_owned(), "runsc".to_owned()];
+        let finding = runtimes(&list, &known);
+        assert!(finding.grade == Grade::Warn && finding.text.contains("doesn't know kata"), "{}", finding.text);
+        assert_eq!(runtimes(&Runtimes::default(), &known).grade, Grade::Ok);
+    }
+
+    #[test]
     fn says_how_to_mend() {
-        let findings = engine("unix:///not/there.sock");
+        let findings = engine("unix:///not/there.sock", &SpecDefaults::default());
         let (_, finding) = &findings[0];
         assert!(finding.grade == Grade::Fail && finding.text.contains("apt-get install docker.io"));
         assert_eq!(findings.len(), 1, "an engine that isn't there is one finding");

@@ -62,6 +62,7 @@ static TOPICS: [Topic; 15] = [
          \x20 priority    0 to 100; default: 50\n\
          \x20 network     none or egress (public IPv4 addresses, where the node's HIVEMIND_TASK_NETWORK allows it); default: none\n\
          \x20 network_allow  with egress: the only destinations, such as [\"203.0.113.0/24:443\"]; default: all public ones\n\
+         \x20 runtime     name of the engine's runtime, one of the node's HIVEMIND_RUNTIMES; default: the engine's own\n\
          \x20 outputs     list of patterns of files to collect, below the work folder; default: [\"output/**\"]\n\
          \x20 max_output  \"1GiB\" or bytes of all collected files; default: 1GiB\n\
          \x20 owner       id of whose task it is; default: anonymous\n\

@@ -193,14 +193,15 @@ fn evidence_text(evidence: &Evidence) -> String {
 fn limits_text(limits: &AppliedLimits) -> String {
     let known = |value: Option<u64>, show: &dyn Fn(u64) -> String| value.map_or("none".to_owned(), show);
     format!(
-        "CPUs {}, memory {}, pids {}, disk {}, time {}, grace {}, network {}",
+        "CPUs {}, memory {}, pids {}, disk {}, time {}, grace {}, network {}, runtime {}",
         known(limits.cpu_millis, &cpus),
         known(limits.memory_bytes, &bytes),
         known(limits.pids, &|pids| pids.to_string()),
         bytes(limits.disk_bytes),
         duration(limits.timeout_ms),
         duration(limits.grace_ms),
-        limits.network
+        limits.network,
+        if limits.runtime.is_empty() { "not known" } else { &limits.runtime }
     )
 }
 

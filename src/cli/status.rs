@@ -99,6 +99,9 @@ fn status_text(snapshot: &Snapshot) -> String {
             ),
         ]),
     ];
+    if !snapshot.over_threshold.is_empty() {
+        rows.push(row(["over threshold", &snapshot.over_threshold.join(", ")]));
+    }
     for alert in snapshot.alerts.iter().take(MAX_ALERTS) {
         rows.push(row(["alert", alert]));
     }

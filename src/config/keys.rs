@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 44] = [
+pub static KEYS: [Key; 46] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -237,6 +237,22 @@ pub static KEYS: [Key; 44] = [
         "Private networks that a task with egress may name in its own list of destinations",
         ["list", "at most 64 IPv4 networks as 192.168.7.0/24, with commas between", "none"],
     ),
+    key(
+        "HIVEMIND_ALERTS",
+        "From how much of the machine's CPU, memory and disk, and of a task's memory limit, in percent, an alert is raised, and after how long",
+        [
+            "name=value list",
+            "cpu, memory, disk, task-memory: 1 to 100, or off; after: 0s to 1d",
+            "cpu=90,memory=90,disk=90,task-memory=90,after=60s",
+        ],
+    )
+    .live(),
+    key(
+        "HIVEMIND_RUNTIMES",
+        "Runtimes of the engine that tasks may name, such as runsc, kata or nvidia; a task that names none has the engine's default",
+        ["list", "at most 16 names that the engine has, with commas between", "none"],
+    )
+    .live(),
     key(
         "HIVEMIND_SHUTDOWN",
         "What a stop of the worker does with running tasks: stop them, finish them, or leave them to the next start",

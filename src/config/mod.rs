@@ -3,6 +3,7 @@
 //! Two stages: the layers are parsed each for itself, then resolved once into a [`Config`] that can't be wrong. Pure:
 //! what it must know of the machine comes in through [`Surroundings`].
 
+mod alerts;
 pub(crate) mod amount;
 mod error;
 mod file;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::node::alerts::Thresholds;
 use crate::node::guard::Allowed;
 use crate::node::id::Id;
 use crate::node::resources::Resources;
@@ -114,8 +116,8 @@ pub struct Config {
     pub report_interval: Duration,
     /// `HIVEMIND_CPUS`, `HIVEMIND_MEMORY`, `HIVEMIND_DISK`, `HIVEMIND_SLOTS`.
     pub lent: Resources,
-    /// `HIVEMIND_TIMEOUT`, `HIVEMIND_MAX_TIMEOUT`, `HIVEMIND_FETCH_LIMIT`, `HIVEMIND_TASK_IMAGES`, `HIVEMIND_TASK_NETWORK`
-    /// and `HIVEMIND_EGRESS_ALLOW`.
+    /// `HIVEMIND_TIMEOUT`, `HIVEMIND_MAX_TIMEOUT`, `HIVEMIND_FETCH_LIMIT`, `HIVEMIND_TASK_IMAGES`, `HIVEMIND_TASK_NETWORK`,
+    /// `HIVEMIND_EGRESS_ALLOW` and `HIVEMIND_RUNTIMES`.
     pub spec_defaults: SpecDefaults,
     /// `HIVEMIND_EGRESS_DNS`.
     pub egress_dns: Vec<Ipv4Addr>,
@@ -127,6 +129,8 @@ pub struct Config {
     pub registry_login: Option<(PathBuf, Vec<String>)>,
     /// `HIVEMIND_PULL_LIMIT`.
     pub pull_limit: Duration,
+    /// `HIVEMIND_ALERTS`.
+    pub alerts: Thresholds,
     /// `HIVEMIND_SHUTDOWN`.
     pub shutdown: Shutdown,
     /// `HIVEMIND_CRASH_LIMIT`.
@@ -244,6 +248,7 @@ impl Config {
                     network: self.spec_defaults.network.clone(),
                     ..new.spec_defaults.clone()
                 },
+                alerts: new.alerts,
                 shutdown: new.shutdown,
                 warnings: new.warnings.clone(),
                 places: new.places.clone(),
@@ -263,7 +268,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 43] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 45] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_login, new_login) = (self.registry_login.as_ref(), new.registry_login.as_ref());
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
@@ -304,6 +309,8 @@ impl Config {
             ("HIVEMIND_TASK_NETWORK", old_spec.network.is_egress_allowed == new_spec.network.is_egress_allowed),
             ("HIVEMIND_EGRESS_DNS", self.egress_dns == new.egress_dns),
             ("HIVEMIND_EGRESS_ALLOW", old_spec.network.allow == new_spec.network.allow),
+            ("HIVEMIND_ALERTS", self.alerts == new.alerts),
+            ("HIVEMIND_RUNTIMES", old_spec.runtimes == new_spec.runtimes),
             ("HIVEMIND_SHUTDOWN", self.shutdown == new.shutdown),
             ("HIVEMIND_CRASH_LIMIT", self.crash_limit == new.crash_limit),
             ("HIVEMIND_LOG_BUDGET", self.log_budget_bytes == new.log_budget_bytes),

@@ -9,9 +9,11 @@ use log::LevelFilter;
 use crate::node::guard::Allowed;
 use crate::node::id::{Id, MAX_ID_LEN};
 use crate::node::resources::Resources;
+use crate::node::runtime::Runtimes;
 use crate::node::spec::{MAX_BYTES, MIN_MEMORY_BYTES, SpecDefaults};
 use crate::sys::text::from_hex;
 
+use super::alerts;
 use super::amount;
 use super::error::{ConfigError, Place};
 use super::file::{self, FileContent};
@@ -27,6 +29,8 @@ use super::{ClientOptions, Config, MAX_FILE_BYTES, Shutdown, Surroundings};
 const MONITOR_PORT: u16 = 5001;
 const MAX_LABELS: usize = 32;
 const MAX_TOKEN_BYTES: usize = 4_096;
+/// An engine has two or three.
+const MAX_RUNTIMES: usize = 16;
 const MAX_SLOTS: u32 = 256;
 /// What is lent of a resource whose amount the machine doesn't tell.
 const UNKNOWN_LENT_BYTES: u64 = 1 << 30;
@@ -94,6 +98,7 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         pull_limit: layers
             .read("HIVEMIND_PULL_LIMIT", |text| duration_in(text, LONGEST_PULL, "24h"))?
             .unwrap_or(PULL_LIMIT),
+        alerts: layers.read("HIVEMIND_ALERTS", alerts::thresholds)?.unwrap_or_default(),
         shutdown: layers.read("HIVEMIND_SHUTDOWN", shutdown)?.unwrap_or(Shutdown::Stop),
         crash_limit: layers.read("HIVEMIND_CRASH_LIMIT", crash_limit)?.unwrap_or(3),
         log_budget_bytes: layers
@@ -327,7 +332,18 @@ fn spec_defaults(layers: &Layers<'_>) -> Result<SpecDefaults, ConfigError> {
         max_fetch_bytes: limit.unwrap_or(defaults.max_fetch_bytes),
         network: network::policy(layers)?,
         images: images::policy(layers)?,
+        runtimes: layers.read("HIVEMIND_RUNTIMES", runtimes)?.unwrap_or_default(),
     })
+}
+
+fn runtimes(text: &str) -> Result<Runtimes, String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let name = |name| Id::parse(name).map_err(|error| format!("{}: the name {error}", shown(name)));
+    let names: Vec<Id> = names.map(name).collect::<Result<_, _>>()?;
+    if names.len() > MAX_RUNTIMES {
+        return Err(format!("has {} names, at most {MAX_RUNTIMES} are allowed", names.len()));
+    }
+    Ok(Runtimes::Only(names))
 }
 
 /// A duration from one second to `max`, which is called so.

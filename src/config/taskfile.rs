@@ -15,7 +15,7 @@ use super::near;
 use super::value::{self, shown};
 
 /// The keys of a task file.
-pub const TASK_KEYS: [&str; 21] = [
+pub const TASK_KEYS: [&str; 22] = [
     "name",
     "image",
     "pull",
@@ -29,6 +29,7 @@ pub const TASK_KEYS: [&str; 21] = [
     "priority",
     "network",
     "network_allow",
+    "runtime",
     "outputs",
     "max_output",
     "owner",
@@ -70,6 +71,8 @@ pub struct TaskFile {
     pub network: Option<String>,
     /// The only destinations with `egress`.
     pub network_allow: Vec<String>,
+    /// Name of the engine's runtime.
+    pub runtime: Option<String>,
     /// Patterns of files to collect.
     pub outputs: Vec<String>,
     /// Bytes of all collected files.
@@ -169,6 +172,7 @@ impl TaskFile {
         put("priority", self.priority.map(Value::from));
         put("network", text(&self.network));
         put("network_allow", list(&self.network_allow));
+        put("runtime", text(&self.runtime));
         put("outputs", list(&self.outputs));
         put("max_output", self.max_output_bytes.map(Value::from));
         put("owner", text(&self.owner));
@@ -198,6 +202,7 @@ impl TaskFile {
             priority: self.priority,
             network: self.network.clone().unwrap_or_default(),
             network_allow: self.network_allow.clone(),
+            runtime: self.runtime.clone().unwrap_or_default(),
             outputs: self.outputs.clone(),
             max_output_bytes: amount(self.max_output_bytes),
             inputs_url: self.inputs_url.clone().unwrap_or_default(),
@@ -231,6 +236,7 @@ impl TaskFile {
             }
             "network" => self.network = Some(text(value)?),
             "network_allow" => self.network_allow = texts(value)?,
+            "runtime" => self.runtime = Some(text(value)?),
             "outputs" => self.outputs = texts(value)?,
             "max_output" => self.max_output_bytes = Some(bytes(&value)?),
             "owner" => self.owner = Some(text(value)?),
@@ -366,7 +372,7 @@ mod tests {
         let text = r#"{"name": "n", "image": "python:3", "pull": "never", "command": ["python3", "-c", "x"],
             "env": {"A": "1", "B": ""}, "cpu": 1.5, "memory": "256MiB", "disk": 1000000, "timeout_s": 90,
             "grace_s": 0.25, "priority": 7, "network": "egress",
-            "network_allow": ["203.0.113.0/24:443"], "outputs": ["output/**"], "max_output": "1GB", "owner": "o",
+            "network_allow": ["203.0.113.0/24:443"], "runtime": "runsc", "outputs": ["output/**"], "max_output": "1GB", "owner": "o",
             "inputs_url": "https://h/x.zip", "inputs_url_bytes": "2MiB",
             "inputs_sha256": "2C26B46B68FFC68FF99B453C1D30413413422D706483BFA0F98A5E886266E7AE"}"#;
         let task = TaskFile::parse(text).unwrap();
@@ -382,6 +388,7 @@ mod tests {
             (offer.network.as_str(), &offer.network_allow[..]),
             ("egress", &["203.0.113.0/24:443".to_owned()][..])
         );
+        assert_eq!(offer.runtime, "runsc");
         assert_eq!(offer.env, [("A".to_owned(), "1".to_owned()), ("B".to_owned(), String::new())]);
         assert_eq!((offer.inputs_url.as_str(), offer.inputs_url_bytes), ("https://h/x.zip", 2 << 20));
         assert_eq!((offer.inputs_sha256.len(), offer.inputs_sha256[0]), (32, 0x2c));

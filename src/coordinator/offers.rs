@@ -9,6 +9,7 @@ use crate::node::order::Refusal;
 use crate::node::record::{EventKind, Phase};
 use crate::node::resources::Resources;
 use crate::node::roster::MAX_QUEUED;
+use crate::node::runtime::check_known;
 use crate::node::snapshot::NodeState;
 use crate::node::spec::{FieldError, TaskSpec};
 use crate::sys::text::printable;
@@ -73,6 +74,9 @@ impl Coordinator {
         let (state, reason) = self.state();
         if !matches!(state, NodeState::Ready | NodeState::Busy) {
             return Some(("draining", format!("the node is {}: {reason}", state.as_str())));
+        }
+        if let Err(reason) = check_known(spec.runtime.as_ref(), &self.view.engine.runtimes) {
+            return Some(("policy", reason));
         }
         let usable = self.usable();
         if let Some(short) = spec.needs().shortage(&usable) {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::node::action::Action;
+use crate::node::alerts::Thresholds;
 use crate::node::id::AttemptKey;
 use crate::node::offer::Offer;
 use crate::node::order::{CancelState, Desired, Directive, Marks, Refusal, TaskNews};
@@ -134,6 +135,8 @@ pub struct Settings {
     pub lent: Resources,
     /// Running times.
     pub defaults: SpecDefaults,
+    /// When an alert is raised.
+    pub alerts: Thresholds,
 }
 
 /// What the lives of the worker before this one mean for it.

@@ -135,6 +135,9 @@ pub struct HostConfig {
     pub dns_search: Vec<String>,
     /// Parent cgroup; empty: the engine's.
     pub cgroup_parent: String,
+    /// Name of the runtime; empty: the engine's default.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub runtime: String,
 }
 
 /// A mount.

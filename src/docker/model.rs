@@ -255,6 +255,8 @@ pub struct HostConfigReadBack {
     pub extra_hosts: Vec<String>,
     /// Parent cgroup; empty: the engine's.
     pub cgroup_parent: String,
+    /// Name of the runtime.
+    pub runtime: String,
 }
 
 /// A mount of a container.

@@ -32,6 +32,8 @@ fn node(page: &mut Page, snapshot: &Snapshot) {
     page.gauge("hivemind_master_connected", "1 while the node is registered.", Some(is_connected));
     calls(page, &snapshot.master.calls);
     page.gauge("hivemind_engine_usable", "1 while tasks can run.", Some(u8::from(snapshot.engine.is_usable)));
+    let over = snapshot.over_threshold.len();
+    page.gauge("hivemind_over_threshold", "Values of this machine that are over their threshold.", Some(over));
     page.gauge("hivemind_alerts", "Alerts that are shown to the owner.", Some(snapshot.alerts.len()));
     for (kind, amount) in [("lent", &snapshot.lent), ("promised", &snapshot.promised)] {
         let name = |what: &str| format!("hivemind_{kind}_{what}");

@@ -25,7 +25,7 @@ pub fn add_visit(times: &mut Vec<PhaseTime>, phase: Phase, duration: Duration) {
     }
 }
 
-/// Limits of a container that ran: the first four as the engine said them back.
+/// Limits of a container that ran: the first four and the runtime as the engine said them back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AppliedLimits {
@@ -43,6 +43,8 @@ pub struct AppliedLimits {
     pub timeout_ms: u64,
     /// From SIGTERM to SIGKILL.
     pub grace_ms: u64,
+    /// The engine's word for the runtime; empty in a report of an older worker.
+    pub runtime: String,
 }
 
 /// Peaks and averages beside [`super::record::Usage`].

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod action;
+pub mod alerts;
 pub mod allow;
 pub mod guard;
 pub mod id;
@@ -10,10 +11,12 @@ pub mod leftover;
 pub mod net;
 pub mod offer;
 pub mod order;
+pub mod queue;
 pub mod record;
 pub mod resources;
 pub mod reward;
 pub mod roster;
+pub mod runtime;
 pub mod snapshot;
 pub mod spec;
 pub mod url;

@@ -38,6 +38,8 @@ pub struct Offer {
     pub network: String,
     /// The only destinations with `egress`; empty means every public one.
     pub network_allow: Vec<String>,
+    /// Name of the engine's runtime; empty for the engine's default.
+    pub runtime: String,
     /// `finish`, `stop`, or empty for `finish`.
     pub at_lease_end: String,
     /// Patterns of files to collect, below the work folder; empty means `output/**`.

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::account::add_visit;
+use super::alerts::Watch;
 use super::id::AttemptKey;
 use super::order::{Desired, Look, Marks};
+use super::queue::{Holding, Line, Next, Waiting};
 use super::record::Phase;
 use super::resources::Resources;
 use super::snapshot::HistoryRow;
@@ -37,6 +39,8 @@ pub struct Attempt {
     pub marks: Marks,
     /// Last look.
     pub look: Look,
+    /// Its memory beside its threshold.
+    pub memory: Watch,
     /// Its container does not end though it was killed, in words.
     pub undying: Option<String>,
     /// What stays of it, once there is a final report.
@@ -57,6 +61,21 @@ impl Attempt {
     /// Whether it still has a final report to come.
     pub fn is_open(&self) -> bool {
         self.end.is_none()
+    }
+
+    /// What it holds, and until when at the latest.
+    fn holding(&self, now: Duration) -> Holding {
+        let (timeout, grace) = (self.spec.timeout, self.spec.grace);
+        let until = match self.phase {
+            _ if self.undying.is_some() => None,
+            Phase::Running => Some(self.phase_since + timeout + grace),
+            Phase::Stopping => Some(now + grace),
+            // Its result is taken, which takes a while and no program.
+            phase if phase > Phase::Stopping => Some(now),
+            // Its time has not begun, or stands still.
+            _ => Some(now + timeout + grace),
+        };
+        Holding { needs: self.spec.needs(), until }
     }
 
     /// Whether the ledger reserves its limits: from its start until its container is gone.
@@ -81,6 +100,7 @@ impl Roster {
             phase,
             phase_since_ms: now_ms,
             phase_since: now,
+            memory: Watch::default(),
             undying: None,
             detail: String::new(),
             desired: Desired::default(),
@@ -144,18 +164,20 @@ impl Roster {
         self.attempts.values().filter(|attempt| attempt.phase <= Phase::Queued && attempt.is_open()).count()
     }
 
-    /// The attempt that starts next within `lent`, or why the first in line can't yet. Strict order of priority, then
-    /// arrival: nothing overtakes, so nothing starves. Only what is larger than all that is lent, since that has become
-    /// less, holds up nobody.
-    pub fn next_to_start(&self, lent: &Resources) -> Option<Result<AttemptKey, (AttemptKey, &'static str)>> {
+    /// Who starts next within `lent`, or why the first in line can't yet.
+    pub fn next_to_start(&self, lent: &Resources, line: &mut Line, now: Duration) -> Next<'_> {
         let waiting = self.attempts.values().filter(|attempt| attempt.phase == Phase::Queued && attempt.is_open());
-        let waiting = waiting.filter(|attempt| attempt.spec.needs().shortage(lent).is_none());
-        let first = waiting.min_by_key(|attempt| (u8::MAX - attempt.spec.priority, attempt.arrival))?;
-        let room = lent.less(&self.promised());
-        let key = first.spec.key.clone();
-        Some(match first.spec.needs().shortage(&room) {
-            None => Ok(key),
-            Some(short) => Err((key, short)),
-        })
+        let waiting = waiting.map(|attempt| Waiting {
+            key: &attempt.spec.key,
+            owner: &attempt.spec.owner,
+            priority: attempt.spec.priority,
+            since: attempt.phase_since,
+            arrival: attempt.arrival,
+            needs: attempt.spec.needs(),
+            timeout: attempt.spec.timeout,
+        });
+        let holding = self.attempts.values().filter(|attempt| attempt.holds_resources());
+        let holding: Vec<Holding> = holding.map(|attempt| attempt.holding(now)).collect();
+        line.next(waiting, &holding, lent, now)
     }
 }

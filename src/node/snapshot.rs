@@ -99,6 +99,9 @@ pub struct EngineView {
     pub cgroup_version: u32,
     /// The engine runs without root.
     pub is_rootless: bool,
+    /// Names of its runtimes.
+    #[serde(default)]
+    pub runtimes: Vec<String>,
 }
 
 /// What the node as a whole is doing.
@@ -230,4 +233,7 @@ pub struct Snapshot {
     pub history: Vec<HistoryRow>,
     /// What the owner should know, newest first.
     pub alerts: Vec<String>,
+    /// What of this machine is over its threshold now.
+    #[serde(default)]
+    pub over_threshold: Vec<String>,
 }

@@ -11,6 +11,7 @@ use super::image::ImageRef;
 use super::net::{Destination, NetworkPolicy};
 use super::offer::Offer;
 use super::resources::Resources;
+use super::runtime::Runtimes;
 use super::url::Url;
 
 /// The image of a task that names none; it is built here and never pulled for lack of a newer one.
@@ -62,6 +63,8 @@ pub struct SpecDefaults {
     pub network: NetworkPolicy,
     /// Which images they may name.
     pub images: ImagePolicy,
+    /// What may make their containers.
+    pub runtimes: Runtimes,
 }
 
 impl Default for SpecDefaults {
@@ -72,6 +75,7 @@ impl Default for SpecDefaults {
             max_fetch_bytes: 1 << 30,
             network: NetworkPolicy::default(),
             images: ImagePolicy::default(),
+            runtimes: Runtimes::default(),
         }
     }
 }
@@ -151,6 +155,9 @@ pub struct TaskSpec {
     /// With egress: the only destinations; empty: every public one. Attempts from before there were lists have none.
     #[serde(default)]
     pub network_allow: Vec<Destination>,
+    /// The engine's runtime; `None`: its default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Id>,
     /// What happens at the lease's end.
     pub at_lease_end: AtLeaseEnd,
     /// Patterns of files to collect, below the work folder.
@@ -213,6 +220,7 @@ impl TaskSpec {
             priority: u8::try_from(optional("priority", offer.priority, 50, 0..=100)?).unwrap_or(100),
             network: network(&offer.network, &defaults.network)?,
             network_allow: destinations(offer, &defaults.network)?,
+            runtime: runtime(&offer.runtime, &defaults.runtimes)?,
             at_lease_end: at_lease_end(&offer.at_lease_end)?,
             outputs: patterns(&offer.outputs)?,
             max_output_bytes: amount("max_output_bytes", offer.max_output_bytes, 1 << 30, 1..=MAX_BYTES)?,
@@ -328,6 +336,18 @@ fn destination(text: &str, policy: &NetworkPolicy) -> Result<Destination, String
         ));
     }
     Ok(destination)
+}
+
+fn runtime(text: &str, allowed: &Runtimes) -> Result<Option<Id>, FieldError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let name = id("runtime", text)?;
+    if allowed.has(&name) {
+        return Ok(Some(name));
+    }
+    let reason = format!("is {name}, which the owner of this node does not allow: HIVEMIND_RUNTIMES={name} would");
+    Err(refuse("runtime", reason))
 }
 
 fn at_lease_end(text: &str) -> Result<AtLeaseEnd, FieldError> {

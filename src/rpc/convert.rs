@@ -54,6 +54,7 @@ pub fn offer(assignment: schema::Assignment) -> Offer {
         inputs_url: assignment.inputs_url,
         inputs_url_bytes: assignment.inputs_url_bytes,
         network_allow: assignment.network_allow,
+        runtime: assignment.runtime,
         digest: [0; 32],
     }
 }
@@ -234,6 +235,7 @@ fn limits(limits: &AppliedLimits) -> schema::AppliedLimits {
         disk_bytes: limits.disk_bytes,
         timeout_ms: limits.timeout_ms,
         grace_ms: limits.grace_ms,
+        runtime: limits.runtime.clone(),
     }
 }
 

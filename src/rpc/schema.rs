@@ -506,6 +506,8 @@ pub struct Assignment {
     pub inputs_url: ::prost::alloc::string::String,
     #[prost(int64, tag = "23")]
     pub inputs_url_bytes: i64,
+    #[prost(string, tag = "30")]
+    pub runtime: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskResultRequest {
@@ -625,6 +627,8 @@ pub struct AppliedLimits {
     pub timeout_ms: u64,
     #[prost(uint64, tag = "7")]
     pub grace_ms: u64,
+    #[prost(string, tag = "12")]
+    pub runtime: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UsageFigures {

@@ -143,6 +143,7 @@ fn host_config(spec: &TaskSpec, volume: &str, scratch: &[String]) -> HostConfig 
         shm_size: Some(signed((spec.memory_bytes / 2).min(MAX_SHM_BYTES))),
         // A first process that passes signals on and reaps: without it a Python program would ignore SIGTERM as PID 1.
         init: Some(true),
+        runtime: spec.runtime.as_ref().map(ToString::to_string).unwrap_or_default(),
         ..HostConfig::default()
     }
 }
@@ -226,6 +227,7 @@ pub fn applied_limits(spec: &TaskSpec, got: &HostConfigReadBack) -> AppliedLimit
         disk_bytes: spec.disk_bytes,
         timeout_ms: millis(spec.timeout),
         grace_ms: millis(spec.grace),
+        runtime: got.runtime.clone(),
     }
 }
 

@@ -190,6 +190,7 @@ fn view(facts: &EngineFacts) -> EngineView {
         api_version: facts.api.clone(),
         cgroup_version: u32::from(facts.cgroup_version),
         is_rootless: facts.rootless,
+        runtimes: facts.runtimes.clone(),
     }
 }
 

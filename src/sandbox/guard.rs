@@ -38,6 +38,7 @@ pub const CHECK_EVERY: Duration = Duration::from_secs(2);
 const WRITES: u32 = 3;
 /// Tasks that ask at the same time; more wait to ask.
 const MAX_ORDERS: usize = 64;
+const NO_NFT: &str = "nft is not installed: egress needs it (the package nftables)";
 /// A listing with all lists of all tasks, and the engine's answers.
 const STACK_BYTES: usize = 1 << 20;
 
@@ -345,7 +346,7 @@ impl Guard {
 
     /// Makes what the kernel has what it should have.
     fn ensure(&mut self) -> Result<(), String> {
-        let nft = self.nft.clone().ok_or("nft is not installed: egress needs it (the package nftables)")?;
+        let nft = self.nft.clone().ok_or(NO_NFT)?;
         if self.rules.bridges.is_empty() {
             nft.remove(&self.rules.table)?;
             self.written = None;
@@ -416,6 +417,18 @@ impl Guard {
         };
         probe.run(&self.docker, &routes, &dropped)
     }
+}
+
+/// Whether tasks could have egress here, as far as can be told without trying it: for `doctor`, which changes nothing.
+///
+/// # Errors
+/// What is in the way.
+pub fn could_guard(facts: &EngineFacts) -> Result<(), String> {
+    can_guard(facts)?;
+    let nft = nft::find().map(Nft).ok_or(NO_NFT)?;
+    // Of a table that nobody has: who may not ask for it may not write one either.
+    nft.list("hivemind_doctor")?;
+    read_routes().map(drop)
 }
 
 /// Whether an engine's bridges are this machine's, so that its firewall guards them.

@@ -1,6 +1,9 @@
 //! What the kernel says of a running container: the sandbox read back from its first process and its cgroup, whatever the
 //! engine says of it. The comparison is pure, over texts of `/proc` and `/sys/fs/cgroup`.
 //!
+//! A runtime with a kernel of its own, such as runsc or kata, shows the processes of that kernel and not the task's: there
+//! the cgroup around them is read back, and the rest is the runtime's word.
+//!
 //! A worker that is not root, or that runs in a container itself, sees only a part, or nothing: that part is not known, and
 //! no fault.
 
@@ -16,6 +19,7 @@ use super::body::TASK_USER;
 use super::mounts::check_mounts;
 use super::task::Task;
 use crate::docker::{ContainerInspect, CreateBody, HostConfig};
+use crate::node::order::TaskNews;
 
 /// Between the engine's start and the program's first instruction its process is still the engine's: it gives its rights
 /// away as the last thing. That long it is looked at again.
@@ -26,6 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(64);
 /// What the kernel rounds limits down to: the largest page.
 const MAX_PAGE_BYTES: i64 = 64 << 10;
+/// The runtime of which is known that its process is the task's. Of another one it is seen.
+const PLAIN_RUNTIME: &str = "runc";
 /// Interfaces that a kernel with these modules puts into every name space. They are down and have no address, and a task
 /// can't change that.
 const FALLBACK_INTERFACES: [&str; 9] =
@@ -78,8 +84,10 @@ impl Task {
     pub fn look_inside(&self, found: &ContainerInspect, asked: &CreateBody) -> Result<(), String> {
         let begin = Instant::now();
         let (mut looks, mut pause) = (1, FIRST_PAUSE);
+        let mut is_apart;
         let view = loop {
-            let view = View::read(found.state.pid, &found.id, Path::new("/proc"), Path::new("/sys/fs/cgroup"));
+            let mut view = View::read(found.state.pid, &found.id, Path::new("/proc"), Path::new("/sys/fs/cgroup"));
+            is_apart = found.host_config.runtime != PLAIN_RUNTIME && view.leave_to_runtime(&asked.host_config);
             match view.check(asked) {
                 Ok(()) => break view,
                 Err(what) if looks >= MAX_LOOKS => return Err(format!("the container {what}")),
@@ -89,6 +97,13 @@ impl Task {
             let _ = self.wake.recv_timeout(pause);
             pause = (pause * 2).min(MAX_PAUSE);
         };
+        if is_apart {
+            self.tell(TaskNews::Note(format!(
+                "the runtime {} runs the task on a kernel of its own: of its sandbox the limits of memory, CPU and \
+                 processes were read back, the rest is the runtime's word",
+                found.host_config.runtime
+            )));
+        }
         debug!("looked into {} within {:?}, {looks} times", self.name, begin.elapsed());
         self.say_unknown(&view);
         Ok(())
@@ -127,6 +142,17 @@ impl View {
         };
         let is_alive = view.status.as_deref().is_some_and(|text| !matches!(word(text, "State:"), Some("Z" | "X")));
         if is_alive && read("cgroup") == Some(own) { view } else { Self::default() }
+    }
+
+    /// Keeps what is true of a runtime's own process as well, if it is one: the task's has its work folder mounted.
+    pub(super) fn leave_to_runtime(&mut self, asked: &HostConfig) -> bool {
+        let has = |mounts: &str, target: &str| mounts.lines().any(|line| line.split(' ').nth(4) == Some(target));
+        let Some(mounts) = &self.mounts else { return false };
+        if asked.mounts.iter().any(|mount| has(mounts, &mount.target)) {
+            return false;
+        }
+        *self = Self { cgroup: self.cgroup.take(), oom_score_adj: self.oom_score_adj.take(), ..Self::default() };
+        true
     }
 
     /// What can't be seen from here.

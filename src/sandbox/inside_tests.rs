@@ -304,3 +304,25 @@ fn devices_that_a_rootless_engine_mounts_are_no_strangers() {
         assert_eq!(machine.with("proc/2619/mountinfo", line, more), Ok(()), "{more}");
     }
 }
+
+#[test]
+fn of_a_runtime_with_a_kernel_of_its_own_the_cgroup_is_read_back() {
+    let machine = Machine::v1("apart");
+    let body = asked();
+    let mut plain = machine.view();
+    assert!(!plain.leave_to_runtime(&body.host_config), "a process with the work folder is the task's");
+    assert_eq!(plain.check(&body), Ok(()));
+    // Of runsc 20221219 on Engine 20.10.24.
+    machine.write("proc/2619/mountinfo", "224 185 0:77 / / ro,relatime - tmpfs runsc-root rw,uid=65534,gid=65534\n");
+    machine.write("proc/2619/status", &STATUS.replace("CapPrm:\t0000000000000000", "CapPrm:\t0000000000240000"));
+    assert!(machine.view().check(&body).is_err());
+    let mut apart = machine.view();
+    assert!(apart.leave_to_runtime(&body.host_config));
+    assert_eq!(apart.check(&body), Ok(()));
+    assert_eq!(apart.unknown().len(), 6, "{:?}", apart.unknown());
+    // Its limits count.
+    machine.write("cgroup/memory/docker/3097ef0bd0bb5569/memory.limit_in_bytes", "9223372036854771712\n");
+    let mut wide = machine.view();
+    assert!(wide.leave_to_runtime(&body.host_config));
+    assert!(wide.check(&body).unwrap_err().contains("memory limit"));
+}

@@ -80,7 +80,7 @@ pub use body::TASK_USER;
 pub use book::Book;
 pub use collector::{Ask, Collector, Parts as CollectorParts, asks};
 pub use engine::{EngineNews, EngineWatch, Hooks, can_hold};
-pub use guard::{Egress, EgressGuard, EgressSettings};
+pub use guard::{Egress, EgressGuard, EgressSettings, could_guard};
 pub use images::Images;
 pub use inputs::{InputError, Starter, rewrite as rewrite_inputs};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};

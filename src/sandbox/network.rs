@@ -113,7 +113,11 @@ impl Task {
         while let Err(denial) = self.ask_guard()? {
             match denial {
                 Denial::Owner(reason) => return Err(Break::End(Outcome::Rejected, reason)),
-                Denial::Node(reason) => return Err(Break::End(Outcome::NodeFault, reason)),
+                Denial::Node(reason) => {
+                    // It is so for each further task, too, until the owner mends it.
+                    self.tell(TaskNews::Alert(format!("no egress on this node: {reason}")));
+                    return Err(Break::End(Outcome::NodeFault, reason));
+                }
                 Denial::Away(problem) => {
                     self.tell(TaskNews::Detail(format!("waits for the engine: {problem}")));
                     self.wait(AWAY_PAUSE)?;

@@ -13,6 +13,7 @@ use super::task::Task;
 use crate::docker::{CreateBody, Docker, Error, ImageInspect, VolumeCreate};
 use crate::node::order::TaskNews;
 use crate::node::record::Outcome;
+use crate::node::runtime::check_known;
 use crate::node::spec::TaskSpec;
 use crate::sys::failpoint::{self, FailPoint};
 
@@ -21,6 +22,7 @@ const ARCHIVE_IDLE: Duration = Duration::from_secs(120);
 impl Task {
     /// Makes everything that the container needs, and the container. Whatever was there from an earlier try is used.
     pub fn prepare(&mut self) -> Step<CreateBody> {
+        self.check_runtime()?;
         self.fetch_inputs()?;
         let image = self.image()?;
         let task_image = TaskImage::check(&image).map_err(|reason| Break::End(Outcome::Rejected, reason))?;
@@ -34,6 +36,16 @@ impl Task {
         self.mark(|marks| marks.container_id = Some(id));
         self.put_inputs()?;
         Ok(body)
+    }
+
+    /// Again, since another engine may be there by now. It would refuse, too, with words in which nobody looks for a runtime.
+    fn check_runtime(&self) -> Step<()> {
+        if self.spec.runtime.is_none() {
+            return Ok(());
+        }
+        let facts = self.engine(Docker::facts)?.map_err(|error| fault(&error))?;
+        check_known(self.spec.runtime.as_ref(), &facts.runtimes)
+            .map_err(|reason| Break::End(Outcome::NodeFault, format!("this attempt's {reason}")))
     }
 
     fn volume(&self, image: &ImageInspect) -> Step<()> {

@@ -87,6 +87,7 @@ fn walls(body: &CreateBody, found: &ContainerInspect) -> Vec<Check> {
         check("Mounts", "mounts", are_mounts(&asked.mounts, found)),
         check("RestartPolicy", "absence of restarts", got.restart_policy == asked.restart_policy),
         check("AutoRemove", "stay after its end", got.auto_remove == asked.auto_remove),
+        check("Runtime", "runtime", asked.runtime.is_empty() || got.runtime == asked.runtime),
         check("Init", "init process", asked.init.is_none_or(|init| init == got.init)),
     ]
 }
@@ -149,15 +150,17 @@ mod tests {
 
     use super::*;
     use crate::node::offer::Offer;
+    use crate::node::runtime::Runtimes;
     use crate::node::spec::{SpecDefaults, TaskSpec};
     use crate::sandbox::body::task_body;
     use crate::sandbox::image::TaskImage;
     use crate::sandbox::naming::Identity;
 
     fn asked() -> CreateBody {
-        let offer = Offer { task: "t".to_owned(), attempt: 1, ..Offer::default() };
+        let offer = Offer { task: "t".to_owned(), attempt: 1, runtime: "runsc".to_owned(), ..Offer::default() };
+        let defaults = SpecDefaults { runtimes: Runtimes::Any, ..SpecDefaults::default() };
         task_body(
-            &TaskSpec::check(&offer, &SpecDefaults::default()).unwrap(),
+            &TaskSpec::check(&offer, &defaults).unwrap(),
             &Identity::new("n", b"k"),
             &TaskImage { id: "sha256:1".to_owned(), scratch: vec!["/data".to_owned()] },
             &[],
@@ -225,6 +228,7 @@ mod tests {
             ("/Mounts/0/Type", json!("bind")),
             ("/HostConfig/RestartPolicy", json!({"Name": "always"})),
             ("/HostConfig/AutoRemove", json!(true)),
+            ("/HostConfig/Runtime", json!("runc")),
             ("/HostConfig/Init", Value::Null),
             ("/HostConfig/Binds", json!(["/:/host"])),
             ("/HostConfig/VolumesFrom", json!(["another"])),

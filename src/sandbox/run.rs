@@ -34,8 +34,6 @@ const DRAIN_IDLE: Duration = Duration::from_secs(5);
 const REMOVAL_LOOKS: u32 = 5;
 /// ... and the pause between them.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(100);
-/// Share of the memory limit over which the owner is told.
-const MEMORY_ALERT_PERCENT: u64 = 90;
 
 /// See `settle`.
 const LINE_GAP: &str = "the worker was restarted: the beginning of a line of output may be missing";
@@ -62,7 +60,6 @@ pub struct Run {
     pub(super) next_disk_look: Duration,
     gauge: Option<Gauge>,
     shim: Option<ShimWatch>,
-    has_memory_alert: bool,
     /// As the engine said them back.
     limits: Option<AppliedLimits>,
     /// What the engine took, each once.
@@ -92,7 +89,6 @@ impl Run {
             next_disk_look: now + disk::LOOK_EVERY,
             gauge: None,
             shim: None,
-            has_memory_alert: false,
             limits: None,
             signals: Vec::new(),
             seen_repairs: None,
@@ -373,11 +369,6 @@ impl Task {
         let Some(gauge) = &mut run.gauge else { return };
         let Some(told) = gauge.read(&self.context.quick_docker, &self.name, now) else { return };
         let usage = gauge.usage;
-        let percent = usage.memory_bytes.saturating_mul(100) / self.spec.memory_bytes.max(1);
-        // Once for each attempt: a task that moves around the mark must not fill its record.
-        if percent >= MEMORY_ALERT_PERCENT && !std::mem::replace(&mut run.has_memory_alert, true) {
-            self.tell(TaskNews::Alert(format!("uses {MEMORY_ALERT_PERCENT} % of its memory limit")));
-        }
         let frozen = Duration::from_millis(self.marks.paused_ms);
         self.tell(TaskNews::Usage(Look {
             usage,

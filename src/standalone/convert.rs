@@ -72,6 +72,7 @@ pub fn assignment(offer: Offer) -> schema::Assignment {
         inputs_url: offer.inputs_url,
         inputs_url_bytes: offer.inputs_url_bytes,
         network_allow: offer.network_allow,
+        runtime: offer.runtime,
     }
 }
 
@@ -153,6 +154,7 @@ fn limits(limits: schema::AppliedLimits) -> AppliedLimits {
         disk_bytes: limits.disk_bytes,
         timeout_ms: limits.timeout_ms,
         grace_ms: limits.grace_ms,
+        runtime: cut(limits.runtime),
     }
 }
 

@@ -4,13 +4,19 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::{fmt, process};
+use std::time::{Duration, Instant};
+use std::{fmt, process, thread};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 /// Name of the file in the state folder. It stays when the worker ends: the lock is what counts, not the file.
 const NAME: &str = "lock";
+/// Longest wait for the last worker's children. One that it was just starting when it was killed has its open files, and so
+/// the lock, until it executes its program.
+const HANDOVER: Duration = Duration::from_secs(2);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
 /// A pid and a line end.
 const MAX_PID_BYTES: u64 = 16;
 
@@ -67,8 +73,12 @@ impl StateLock {
     /// Takes the lock of a state folder that exists, and writes our process number into it for people.
     ///
     /// # Errors
-    /// At once when another process has it.
+    /// Another process has it, and keeps it for two seconds.
     pub fn acquire(dir: &Path) -> Result<Self, LockError> {
+        Self::acquire_within(dir, HANDOVER)
+    }
+
+    fn acquire_within(dir: &Path, patience: Duration) -> Result<Self, LockError> {
         let path = dir.join(NAME);
         let fault = |source: io::Error| LockError::Io { path: path.clone(), source };
         let mut file = OpenOptions::new()
@@ -79,13 +89,17 @@ impl StateLock {
             .mode(0o600)
             .open(&path)
             .map_err(fault)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let pid = read_pid(&file);
-                return Err(LockError::Held { path, pid });
+        let begin = Instant::now();
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if begin.elapsed() < patience => thread::sleep(PAUSE),
+                Err(Errno::WOULDBLOCK) => {
+                    let pid = read_pid(&file);
+                    return Err(LockError::Held { path, pid });
+                }
+                Err(errno) => return Err(fault(errno.into())),
             }
-            Err(errno) => return Err(fault(errno.into())),
         }
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -110,12 +124,30 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("hivemind-lock-{}", process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let lock = StateLock::acquire(&dir).unwrap();
-        let error = StateLock::acquire(&dir).unwrap_err();
+        let error = StateLock::acquire_within(&dir, Duration::ZERO).unwrap_err();
         assert!(error.to_string().contains(&format!("process {}", process::id())), "{error}");
         drop(lock);
         StateLock::acquire(&dir).unwrap();
         let missing = StateLock::acquire(&dir.join("none")).unwrap_err();
         assert!(matches!(missing, LockError::Io { .. }));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_worker_was_starting_holds_up_the_next_one_for_a_moment_only() {
+        let dir = std::env::temp_dir().join(format!("hivemind-handover-{}", process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let lock = StateLock::acquire(&dir).unwrap();
+        // What a fork does.
+        let inherited = lock._file.try_clone().unwrap();
+        drop(lock);
+        assert!(matches!(StateLock::acquire_within(&dir, Duration::ZERO), Err(LockError::Held { .. })));
+        let next = {
+            let dir = dir.clone();
+            thread::spawn(move || StateLock::acquire_within(&dir, Duration::from_secs(60)).is_ok())
+        };
+        drop(inherited);
+        assert!(next.join().unwrap());
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use hivemind_worker::coordinator::{Coordinator, Effect, Event, Held, Record, Settings};
+use hivemind_worker::node::alerts::Thresholds;
 use hivemind_worker::node::id::{AttemptKey, Id};
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::{Refusal, TaskNews};
@@ -25,7 +26,7 @@ pub struct Node {
 impl Node {
     pub fn new(held: Vec<Held>) -> Self {
         let lent = Resources { cpu_millis: 2_000, memory_bytes: 2 << 30, disk_bytes: 10 << 30, slots: 4 };
-        let settings = Settings { lent, defaults: SpecDefaults::default() };
+        let settings = Settings { lent, defaults: SpecDefaults::default(), alerts: Thresholds::default() };
         let coordinator = Coordinator::new(settings, Snapshot::default(), held, Duration::ZERO, 0);
         let mut node = Self { coordinator, now: Duration::ZERO, polls: 0 };
         node.tell(Event::Engine(EngineView { is_usable: true, ..EngineView::default() }));

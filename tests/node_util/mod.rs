@@ -23,6 +23,7 @@ use hivemind_worker::node::id::Id;
 use hivemind_worker::node::net::NetworkPolicy;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::record::{Event, EventKind, FinalReport, Outcome, Phase};
+use hivemind_worker::node::runtime::Runtimes;
 use hivemind_worker::node::snapshot::{NodeState, Snapshot};
 use hivemind_worker::node::spec::SpecDefaults;
 use hivemind_worker::rpc::key::NodeKey;
@@ -224,7 +225,8 @@ impl Scene {
         }
         let listen = self.master_address.unwrap_or_else(|| (self.listen, 0).into());
         // What a node's owner allows is the node's to judge.
-        let defaults = SpecDefaults { network: NetworkPolicy::everything(), ..self.limits.clone() };
+        let defaults =
+            SpecDefaults { network: NetworkPolicy::everything(), runtimes: Runtimes::Any, ..self.limits.clone() };
         let terms = self.terms.clone();
         let config = MasterConfig { listen, terms, defaults, ..MasterConfig::new(self.dir.join("master")) };
         let master = Master::start(config).unwrap();

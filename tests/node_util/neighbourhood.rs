@@ -181,5 +181,15 @@ pub fn tables() -> Vec<String> {
 
 /// From now on this worker, which must have a mount table of its own, has an nft that only fails.
 pub fn break_nft(worker: u32) {
-    here(&["nsenter", &format!("--mount=/proc/{worker}/ns/mnt"), "mount", "--bind", "/bin/false", "/usr/sbin/nft"]);
+    replace_nft(worker, "/bin/false");
+}
+
+/// From now on this worker has another program in the place of nft.
+pub fn replace_nft(worker: u32, program: &str) {
+    here(&["nsenter", &format!("--mount=/proc/{worker}/ns/mnt"), "mount", "--bind", program, "/usr/sbin/nft"]);
+}
+
+/// The worker has the machine's nft again.
+pub fn mend_nft(worker: u32) {
+    here(&["nsenter", &format!("--mount=/proc/{worker}/ns/mnt"), "umount", "/usr/sbin/nft"]);
 }

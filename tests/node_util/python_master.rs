@@ -217,6 +217,7 @@ fn assignment(offer: Offer) -> Value {
         "timeout_ms": offer.timeout_ms,
         "network": offer.network,
         "network_allow": offer.network_allow,
+        "runtime": offer.runtime,
         "at_lease_end": offer.at_lease_end,
         "outputs": offer.outputs,
         "max_output_bytes": offer.max_output_bytes,

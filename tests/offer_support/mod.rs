@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use hivemind_worker::coordinator::{Coordinator, Effect, Event, Settings};
+use hivemind_worker::node::alerts::Thresholds;
 use hivemind_worker::node::image::ImageRef;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::order::Refusal;
@@ -44,6 +45,7 @@ pub fn good() -> Assignment {
         inputs_url: String::new(),
         inputs_url_bytes: 0,
         network_allow: Vec::new(),
+        runtime: String::new(),
     }
 }
 
@@ -59,8 +61,12 @@ pub fn start_of(text: &str) -> String {
 }
 
 pub fn node() -> Coordinator {
+    node_of(SpecDefaults::default())
+}
+
+pub fn node_of(defaults: SpecDefaults) -> Coordinator {
     let lent = Resources { cpu_millis: MAX_CPU_MILLIS, memory_bytes: MAX_BYTES, disk_bytes: MAX_BYTES, slots: 4 };
-    let settings = Settings { lent, defaults: SpecDefaults::default() };
+    let settings = Settings { lent, defaults, alerts: Thresholds::default() };
     let mut node = Coordinator::new(settings, Snapshot::default(), Vec::new(), Duration::ZERO, 0);
     node.handle(Event::Engine(EngineView { is_usable: true, ..EngineView::default() }), Duration::ZERO, 0);
     node.take_effects();
@@ -128,12 +134,12 @@ pub fn number_field(number: u64, value: u64) -> Vec<u8> {
 }
 
 #[rustfmt::skip]
-pub const FIELDS: [(u64, &str, u64); 22] = [
+pub const FIELDS: [(u64, &str, u64); 23] = [
     (1, "key", 2), (2, "owner_id", 2), (3, "image", 2), (4, "pull", 2), (5, "command", 2), (6, "env", 2),
     (7, "cpu_millis", 0), (8, "memory_bytes", 0), (9, "disk_bytes", 0), (10, "gpus", 0), (11, "timeout_ms", 0),
     (12, "grace_ms", 0), (13, "priority", 0), (14, "network", 2), (15, "at_lease_end", 2), (16, "outputs", 2),
     (17, "max_output_bytes", 0), (18, "inputs", 2), (19, "inputs_sha256", 2), (20, "network_allow", 2), (22, "inputs_url", 2),
-    (23, "inputs_url_bytes", 0),
+    (23, "inputs_url_bytes", 0), (30, "runtime", 2),
 ];
 
 /// What everything behind the edge relies on.

@@ -1,4 +1,4 @@
-//! An engine whose runtime does not do what the engine says, and one that maps users.
+//! An engine whose runtime does not do what the engine says, one that maps users, and one without root.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,6 +7,7 @@ use std::path::Path;
 use hivemind_worker::docker::DockerHost;
 use hivemind_worker::node::offer::Offer;
 use hivemind_worker::node::record::Outcome;
+use hivemind_worker::node::snapshot::NodeState;
 
 use crate::node_util::own_engine::{Containers, IMAGE as BUSYBOX, OwnEngine};
 use crate::node_util::{Scene, how, python, until};
@@ -122,4 +123,39 @@ fn a_task_runs_on_an_engine_that_maps_users() {
     let names: Vec<&str> = report.outputs.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(names, ["output/copy"], "{report:?}");
     scene.until_clean();
+}
+
+/// dockerd without root, as Debian ships it: in a user name space of nobody's, with ids from a file of the test's own.
+fn rootless(dir: &Path) -> (Vec<String>, Vec<String>) {
+    let at = |name: &str| dir.join(name).display().to_string();
+    fs::write(at("ids"), "nobody:100000:65536\n").unwrap();
+    let (ids, folder) = (at("ids"), dir.display());
+    // The first word is dockerd, which the script starts itself. There is no network to lead out of.
+    let start = format!(
+        "mount --bind {ids} /etc/subuid && mount --bind {ids} /etc/subgid && chown nobody {folder} && shift && \
+         exec setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME={folder} XDG_RUNTIME_DIR={folder} \
+         DOCKERD_ROOTLESS_ROOTLESSKIT_NET=host DOCKERD_ROOTLESS_ROOTLESSKIT_PORT_DRIVER=none \
+         /usr/share/docker.io/contrib/dockerd-rootless.sh \"$@\""
+    );
+    (["--mount", "sh", "-c", &start, "sh"].map(str::to_owned).to_vec(), Vec::new())
+}
+
+#[test]
+fn an_engine_without_root_that_can_limit_nothing_is_refused_in_words() {
+    if fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap() {
+        // With version 2 and systemd it can: that is another test's.
+        return println!("this machine has cgroup v2");
+    }
+    let engine = OwnEngine::start_with("rootless", Containers::EndWithIt, rootless);
+    let mut scene = Scene::with_engine("escape-rootless", DockerHost::parse(&engine.host()).unwrap());
+    scene.start_master();
+    scene.env.push(("DOCKER_HOST".to_owned(), engine.host()));
+    scene.start(&[]);
+    let reason = "can't limit anything: without root it needs cgroup v2";
+    scene.until_status("it says what is missing", |status| {
+        status.state == NodeState::Degraded && status.state_reason.contains(reason)
+    });
+    let doctor = scene.run(&["doctor"]);
+    let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(text.contains(reason) && !doctor.status.success(), "{text}");
 }

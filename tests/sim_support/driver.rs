@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use hivemind_worker::coordinator::{Coordinator, Effect, Event, Settings, ShutdownMode};
+use hivemind_worker::node::alerts::Thresholds;
 use hivemind_worker::node::id::AttemptKey;
 use hivemind_worker::node::order::{CancelState, Marks, TaskNews};
 use hivemind_worker::node::record::{FinalReport, Outcome, Phase};
@@ -51,7 +52,7 @@ impl Process {
     /// As `daemon::Worker::start` does it.
     pub fn start(store: &Store, now: Duration, now_ms: u64) -> Self {
         let (held, over) = store.recover();
-        let settings = Settings { lent: lent(), defaults: SpecDefaults::default() };
+        let settings = Settings { lent: lent(), defaults: SpecDefaults::default(), alerts: Thresholds::default() };
         let mut coordinator = Coordinator::new(settings, Snapshot::default(), held, now, now_ms);
         coordinator.remember_over(over.iter().cloned());
         Self {
