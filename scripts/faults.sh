@@ -45,6 +45,7 @@ need_command ip iproute2
 need_command iptables iptables
 need_command busybox busybox-static
 ensure_nginx
+ensure_registry
 ensure_engine
 ensure_cargo build
 [ ${#AS_ENGINE_USER[@]} -eq 0 ] || die "the tests open the engine's socket: run this as root, or as a member of the group docker"

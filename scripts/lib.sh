@@ -137,6 +137,17 @@ ensure_nginx() {
     fi
 }
 
+# Debian's registry, as a program for the tests; its service, at a port of its own, is of no use here.
+ensure_registry() {
+    command -v docker-registry >/dev/null && return 0
+    need_packages docker-registry
+    if [ -d /run/systemd/system ]; then
+        need_root systemctl disable --now --quiet docker-registry
+    else
+        need_root service docker-registry stop >&2 || true
+    fi
+}
+
 # ---- the engine
 #
 # HIVEMIND_ENGINE_DIR names a folder for an engine of one's own, apart from the machine's;

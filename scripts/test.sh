@@ -146,6 +146,7 @@ need_command runsc runsc
 need_command mkfs.ext4 e2fsprogs
 need_command losetup mount
 ensure_nginx
+ensure_registry
 ensure_engine
 ensure_cargo lints
 [ ${#AS_ENGINE_USER[@]} -eq 0 ] || die "the tests open the engine's socket: run this as root, or as a member of the group docker"

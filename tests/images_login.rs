@@ -111,7 +111,13 @@ fn a_file_that_others_may_read_or_that_has_nothing_to_offer_is_no_start() {
     };
     scene.set_env("HIVEMIND_TASK_REGISTRIES", "h.example.org,other.example.org");
     assert!(said(&scene).contains("has no entry for other.example.org"));
+    let doctor = |scene: &Scene| {
+        let output = String::from_utf8(scene.run(&["doctor"]).stdout).unwrap();
+        output.lines().find(|line| line.contains(" registries ")).unwrap_or_default().to_owned()
+    };
+    assert!(doctor(&scene).starts_with("FAIL") && doctor(&scene).contains("has no entry for"), "{}", doctor(&scene));
     scene.set_env("HIVEMIND_TASK_REGISTRIES", "h.example.org");
+    assert!(doctor(&scene).starts_with("ok") && !doctor(&scene).contains(BASIC), "{}", doctor(&scene));
     fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
     let words = format!("has mode 0644, so others may read it: chmod 600 '{}'", file.display());
     assert!(said(&scene).contains(&words), "{}", said(&scene));

@@ -10,6 +10,7 @@ use hivemind_worker::node::record::Outcome;
 use node_util::{Scene, how};
 use registry_util::real::{Door, RealRegistry};
 use registry_util::{Content, Registry, digest, reply, whole};
+use rustix::process::Signal;
 
 /// Images that go with the test, however that ends.
 struct Pulled(Docker, Vec<String>);
@@ -113,6 +114,26 @@ fn what_is_not_there_or_not_for_this_machine_is_rejected_in_words() {
         assert!(report.reason.contains("manifest unknown"), "{report:?}");
         assert!(scene.containers_ever(name).is_empty());
     }
+    scene.until_clean();
+}
+
+#[test]
+fn a_registry_that_stalls_is_given_up_and_asked_again_by_the_next_attempt() {
+    let registry = RealRegistry::start(Door::Open);
+    let content = Content::busybox("amd64", "stalls");
+    let mut scene = Scene::with_master("stalls");
+    let _pulled = Pulled::of(&scene, &[&content]);
+    registry.push("stalls", "1", &content);
+    scene.set_env("HIVEMIND_PULL_LIMIT", "2s");
+    scene.start(&[]);
+    registry.signal(Signal::STOP);
+    scene.submit(task("stalls", &registry.at("stalls:1")));
+    let report = scene.until_complete("stalls");
+    assert_eq!(report.outcome, Outcome::NodeFault, "{report:?}");
+    assert!(report.reason.contains("it stood still for 2 s (HIVEMIND_PULL_LIMIT); tried 3 times"), "{report:?}");
+    registry.signal(Signal::CONT);
+    scene.submit(task("goes", &registry.at("stalls:1")));
+    assert_eq!(how(&scene.until_complete("goes")), (Outcome::Succeeded, Some(0)));
     scene.until_clean();
 }
 

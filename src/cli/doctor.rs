@@ -14,7 +14,7 @@ use crate::node::id::Id;
 use crate::node::resources::DiskWay;
 use crate::node::runtime::Runtimes;
 use crate::node::spec::{BASE_IMAGE, SpecDefaults};
-use crate::sandbox::{can_hold, check_volumes, could_guard};
+use crate::sandbox::{Registries, can_hold, check_volumes, could_guard};
 use crate::sys::private::{self, PrivateError};
 
 use super::table::{self, row};
@@ -70,6 +70,7 @@ pub(super) fn doctor(config: &Config) -> Result<u8, Failure> {
         ("master", master(config)),
         ("monitor", monitor(config.monitor)),
     ]);
+    findings.extend(registries(config).map(|finding| ("registries", finding)));
     findings.extend(engine(&config.docker_host, &config.spec_defaults, config.task_disk));
     let rows: Vec<Vec<String>> = findings
         .iter()
@@ -118,6 +119,16 @@ fn missing_folder(path: &Path) -> Finding {
 
 fn tempfile_check(path: &Path) -> Result<(), String> {
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK).map_err(|errno| io::Error::from(errno).to_string())
+}
+
+/// Whether there are credentials for each registry that the owner names.
+fn registries(config: &Config) -> Option<Finding> {
+    let (file, hosts) = config.registry_login.as_ref()?;
+    let checked = Registries::new(file.clone(), hosts.clone()).check();
+    Some(match checked {
+        Ok(()) => Finding::ok(format!("{} has credentials for {}", file.display(), hosts.join(", "))),
+        Err(problem) => Finding::fail(config.refuse("HIVEMIND_REGISTRY_AUTH_FILE", &problem)),
+    })
 }
 
 /// Whether the engine answers, can hold what the sandbox asks for and what the owner allows, and has the base image.

@@ -104,9 +104,10 @@ static TOPICS: [Topic; 15] = [
     topic(
         "gc",
         "hivemind-worker gc [--dry-run] [--json]",
-        "remove what ended tasks have left: containers, volumes, networks, old bundles",
-        "Only what has this node's label and belongs to no task that it holds. The worker does the same at each start and each\n\
-         hour. Ends with 1 when something could not be removed.\n\
+        "remove what ended tasks have left: containers, volumes, networks, old bundles, images",
+        "Only what has this node's label and belongs to no task that it holds; of images only what this node has pulled itself,\n\
+         and only while the engine's disk has less than 1 GiB left. The worker does the same each hour, and at each start but\n\
+         for images. Ends with 1 when something could not be removed.\n\
          \n\
          \x20 --dry-run   only tell what would be removed\n\
          \x20 --json      one JSON object with `left_over`\n",

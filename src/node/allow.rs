@@ -218,6 +218,44 @@ mod tests {
         format!("{name}@sha256:{}", "0f".repeat(32))
     }
 
+    /// By the definition: a star stands for any beginning of the rest.
+    fn is_like_by_definition(pattern: &str, text: &str) -> bool {
+        match pattern.split_at_checked(1) {
+            None => text.is_empty(),
+            Some(("*", rest)) => (0..=text.len()).any(|at| is_like_by_definition(rest, &text[at..])),
+            Some((letter, rest)) => text.strip_prefix(letter).is_some_and(|text| is_like_by_definition(rest, text)),
+        }
+    }
+
+    /// All words of up to this length.
+    fn words(letters: &[char], length: usize) -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut begin = 0;
+        for _ in 0..length {
+            let longer: Vec<String> = all[begin..]
+                .iter()
+                .flat_map(|word| letters.iter().map(move |letter| format!("{word}{letter}")))
+                .collect();
+            begin = all.len();
+            all.extend(longer);
+        }
+        all
+    }
+
+    #[test]
+    fn stars_match_as_they_are_defined() {
+        let texts = words(&['a', 'b'], 6);
+        let mut matched = 0;
+        for pattern in words(&['a', 'b', '*'], 5) {
+            for text in &texts {
+                let expected = is_like_by_definition(&pattern, text);
+                assert_eq!(is_like(&pattern, text), expected, "{pattern} {text}");
+                matched += u32::from(expected);
+            }
+        }
+        assert!(matched > 1_000, "{matched}");
+    }
+
     #[test]
     fn a_pattern_is_over_the_whole_of_a_completed_name() {
         let cases: [(&str, &[&str], &[&str]); 11] = [

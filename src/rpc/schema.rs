@@ -208,10 +208,7 @@ pub struct NodeRegistrationRequest {
     #[prost(message, optional, tag = "7")]
     pub engine: ::core::option::Option<EngineFacts>,
     #[prost(btree_map = "string, string", tag = "8")]
-    pub labels: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        ::prost::alloc::string::String,
-    >,
+    pub labels: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
     #[prost(string, tag = "9")]
     pub join_token: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "10")]
@@ -476,10 +473,7 @@ pub struct Assignment {
     #[prost(string, repeated, tag = "5")]
     pub command: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(btree_map = "string, string", tag = "6")]
-    pub env: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        ::prost::alloc::string::String,
-    >,
+    pub env: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
     #[prost(int64, tag = "7")]
     pub cpu_millis: i64,
     #[prost(int64, tag = "8")]

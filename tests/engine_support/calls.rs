@@ -64,7 +64,8 @@ impl Shared {
     // ---- images
 
     fn inspect_image(&self, reference: &str) -> Answer {
-        match self.lock().images.get(reference) {
+        let is_it = |name: &&String| *name == reference || image_id(name) == reference;
+        match self.lock().images.iter().find(is_it) {
             Some(name) => {
                 (200, json!({"Id": image_id(name), "RepoTags": [name], "Os": "linux", "Architecture": "amd64"}))
             }

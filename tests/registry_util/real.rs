@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{Content, MANIFEST, digest};
 
 const LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -71,6 +73,12 @@ impl RealRegistry {
         // Its log must not fill the pipe.
         thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Self { host, door, dir, child }
+    }
+
+    /// Sends it a signal, such as STOP: it accepts connections then, and never answers.
+    pub fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).unwrap();
+        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 
     /// A reference to what is in it.
