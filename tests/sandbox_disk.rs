@@ -6,16 +6,17 @@ mod node_util;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use hivemind_worker::node::account::{EndedBy, Evidence};
 use hivemind_worker::node::id::{AttemptKey, Id};
 use hivemind_worker::node::leftover::Collecting;
 use hivemind_worker::node::offer::Offer;
-use hivemind_worker::node::record::{FinalReport, Outcome};
+use hivemind_worker::node::record::{Event, EventKind, FinalReport, Outcome};
 use hivemind_worker::node::resources::DiskWay;
 use hivemind_worker::sandbox::{Identity, Volumes};
 use node_util::{GATED, Scene, gated, how, python, until_true};
@@ -191,7 +192,9 @@ fn what_the_watch_lets_through_is_what_is_written_between_two_looks() {
     assert_eq!(report.outcome, Outcome::DiskLimit, "{report:?}");
     assert_eq!((held_by(&report).as_str(), evidence(&report).disk_full), ("watch", None));
     let said = scene.stdout("t");
-    let (total, seconds) = said.lines().last().unwrap().split_once(' ').unwrap();
+    // It may have been stopped in the middle of a line.
+    let whole = said.rsplit_once('\n').unwrap().0;
+    let (total, seconds) = whole.lines().last().unwrap().split_once(' ').unwrap();
     #[allow(clippy::cast_precision_loss, reason = "a rate")]
     let rate = total.parse::<u64>().unwrap() as f64 / seconds.parse::<f64>().unwrap();
     let peak = report.figures.unwrap().peak_disk_bytes.unwrap();
@@ -346,6 +349,72 @@ fn a_volume_has_room_for_the_limit_to_the_block() {
         assert_eq!((names, owner), (0, 1_000));
         volumes.remove(&key("t")).unwrap();
     }
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Runs a task whose device's name is taken away before the engine mounts it, as if the engine had another `/dev`.
+fn without_name(scene: &Scene, task: &str) -> FinalReport {
+    let link = link(scene, task);
+    thread::scope(|threads| {
+        // The engine makes a volume and a container before it looks for it.
+        threads.spawn(|| until_true("the device has its name", || fs::remove_file(&link).is_ok()));
+        scene.submit(python(task, "print('fine')"));
+        scene.until_complete(task)
+    })
+}
+
+#[test]
+fn an_engine_that_can_not_mount_them_leaves_limits_to_the_watch_unless_the_owner_wants_no_other() {
+    let mut free = scene("unmounted", "auto");
+    free.start(&[]);
+    let report = without_name(&free, "t");
+    assert_eq!((how(&report), held_by(&report)), ((Outcome::Succeeded, Some(0)), "watch".to_owned()), "{report:?}");
+    let is_it = |event: &Event| matches!(&event.kind, EventKind::Note(text) if text.contains("can't mount a volume"));
+    assert!(free.record("t").iter().any(is_it), "{:?}", free.record("t"));
+    free.submit(python("next", "print('fine')"));
+    assert_eq!(held_by(&free.until_complete("next")), "watch");
+    until_nothing_is_left(&free, &["t", "next"]);
+
+    let mut strict = scene("unmounted-strict", "volume");
+    strict.start(&[]);
+    let report = without_name(&strict, "t");
+    assert_eq!(report.outcome, Outcome::NodeFault, "{report:?}");
+    assert!(report.reason.contains("failed to mount local volume"), "{}", report.reason);
+    until_nothing_is_left(&strict, &["t"]);
+}
+
+#[test]
+fn one_that_was_not_unmounted_is_mended_before_it_is_attached_again() {
+    let dir = std::env::temp_dir().join(format!("hivemind-mended-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let volumes = Volumes::new(DiskWay::Auto, &dir, Identity::new("mended", b"mended")).unwrap();
+    volumes.make(&key("t"), MIB).unwrap();
+    let (image, link) = (dir.join("volumes/t.1.img"), volumes.link(&key("t")));
+    let device = fs::read_link(&link).unwrap();
+    losetup(&["--detach", device.to_str().unwrap()]);
+    let damaged = || {
+        let file = fs::OpenOptions::new().read(true).write(true).open(&image).unwrap();
+        // Not clean, and a wrong count of free blocks.
+        file.write_all_at(&[0, 0], 1024 + 58).unwrap();
+        file.write_all_at(&[7, 0, 0, 0], 1024 + 12).unwrap();
+    };
+    let state = || {
+        let mut bytes = [0; 48];
+        fs::File::open(&image).unwrap().read_exact_at(&mut bytes, 1024 + 12).unwrap();
+        (bytes[46], u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    };
+    let (_, free) = state();
+    damaged();
+    assert_eq!(state(), (0, 7));
+    volumes.attach_again(&key("t")).unwrap();
+    // The program gives it its folder for found pieces, of one block.
+    assert_eq!(state(), (1, free - 1));
+    let again = fs::read_link(&link).unwrap();
+    assert_eq!(losetup(&["--associated", image.to_str().unwrap()]).split(':').next(), again.to_str());
+    // One that is right stays.
+    volumes.attach_again(&key("t")).unwrap();
+    assert_eq!(devices(&dir).len(), 1);
+    volumes.remove(&key("t")).unwrap();
     fs::remove_dir_all(&dir).unwrap();
 }
 

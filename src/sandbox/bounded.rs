@@ -20,7 +20,7 @@ const KIND: &str = "ext4";
 /// is found broken takes no more.
 const OPTIONS: &str = "nosuid,nodev,noinit_itable,errors=remount-ro";
 /// What the engine says of a device that it can't mount.
-const MOUNT_FAILED: &str = "mount";
+const MOUNT_FAILED: &str = "failed to mount local volume";
 
 /// What holds the limit of a work folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -179,8 +179,14 @@ impl Volumes {
         failpoint::pass(FailPoint::VolumeAllocated);
         let device = tools.attach(&path)?;
         failpoint::pass(FailPoint::VolumeAttached);
+        self.name(key, &device)
+    }
+
+    /// Gives the device its name for the engine, which an older state folder may have left for another.
+    fn name(&self, key: &AttemptKey, device: &Path) -> Result<(), String> {
         let link = self.link(key);
-        std::os::unix::fs::symlink(&device, &link).map_err(|error| words("make", &link, &error))
+        remove_file(&link)?;
+        symlink(device, &link).map_err(|error| words("make", &link, &error))
     }
 
     /// Makes sure that the device is there, as it is not after a restart of the machine. What was not unmounted then is
@@ -190,24 +196,28 @@ impl Volumes {
     /// In words.
     pub fn attach_again(&self, key: &AttemptKey) -> Result<(), String> {
         let Some(path) = self.find(key) else { return Ok(()) };
-        let link = self.link(key);
-        let linked = fs::read_link(&link).ok();
+        let linked = fs::read_link(self.link(key)).ok();
         if linked.is_some_and(|device| backing(&device).as_ref() == Some(&path)) {
             return Ok(());
         }
-        // A link that is there leads to somebody else's device, or to none.
-        remove_file(&link)?;
+        // Until it is right there is none: one that is there leads to somebody else's device, or nowhere.
+        remove_file(&self.link(key))?;
         let device = match attached().into_iter().find(|(_, file)| *file == path) {
             Some((device, _)) => device,
             None => {
-                let tools = self.tools.as_ref().map_err(Clone::clone)?;
+                let tools = self.any_tools()?;
                 if !read_superblock(&path).is_some_and(|found| found.is_clean) {
                     tools.mend(&path)?;
                 }
                 tools.attach(&path)?
             }
         };
-        std::os::unix::fs::symlink(&device, &link).map_err(|error| words("make", &link, &error))
+        self.name(key, &device)
+    }
+
+    /// Also where the owner's choice has changed since.
+    fn any_tools(&self) -> Result<Tools, String> {
+        self.tools.clone().or_else(|_| Tools::find())
     }
 
     /// Removes an attempt's volume, of whatever is there. The engine's must be gone.
@@ -227,9 +237,7 @@ impl Volumes {
 
     fn detach(&self, path: &Path) -> Result<(), String> {
         for (device, _) in attached().into_iter().filter(|(_, file)| file == path) {
-            // Where the choice has changed since, the programs are looked for.
-            let tools = self.tools.clone().or_else(|_| Tools::find())?;
-            tools.detach(&device)?;
+            self.any_tools()?.detach(&device)?;
         }
         Ok(())
     }

@@ -40,6 +40,7 @@ pub mod own_engine;
 mod programs;
 pub mod python_master;
 pub mod relay;
+mod volumes;
 
 #[allow(unused_imports, reason = "each test file uses a part")]
 pub use programs::{GATED, gated, python};
@@ -552,7 +553,7 @@ impl Scene {
 
     /// Waits until the engine has nothing of this node.
     pub fn until_clean(&self) {
-        until_true("nothing of the node is left at the engine", || self.left_overs() == 0);
+        until_true("nothing of the node is left", || self.left_overs() == 0 && volumes::are_gone(self));
     }
 }
 
@@ -583,6 +584,7 @@ impl Drop for Scene {
             let _ = self.docker.remove_network(&network.id);
         }
         drop(self.master.take());
+        volumes::remove(self);
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
