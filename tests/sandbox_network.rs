@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hivemind_worker::docker::DockerHost;
@@ -329,6 +329,16 @@ fn stray_nft(dir: &Path, space: u32) -> String {
     stray.display().to_string()
 }
 
+/// Holds a name space, and goes with the test however that ends.
+struct Elsewhere(Child);
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_firewall_that_does_not_stop_the_probe_refuses_tasks_until_it_is_mended() {
     if !in_namespace("a_firewall_that_does_not_stop_the_probe_refuses_tasks_until_it_is_mended") {
@@ -336,15 +346,17 @@ fn a_firewall_that_does_not_stop_the_probe_refuses_tasks_until_it_is_mended() {
     }
     let _neighbourhood = Neighbourhood::make();
     let engine = OwnEngine::start_with_networks("probe", IMAGE);
-    let mut elsewhere = Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().unwrap();
+    let mut elsewhere = Command::new("unshare");
+    let elsewhere = elsewhere.args(["--net", "sleep", "infinity"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let elsewhere = Elsewhere(elsewhere.spawn().unwrap());
     let space = |id: &str| fs::read_link(format!("/proc/{id}/ns/net")).ok();
-    let other = elsewhere.id().to_string();
+    let other = elsewhere.0.id().to_string();
     until_true("the other name space is there", || space(&other).is_some_and(|one| Some(one) != space("self")));
     let mut scene = node("egress-probe", &engine, &[]);
     scene.prefix = ["/usr/bin/unshare", "--mount"].map(str::to_owned).to_vec();
     scene.start(&["--slots", "1"]);
     let worker = scene.worker.as_ref().unwrap().id();
-    replace_nft(worker, &stray_nft(&scene.dir, elsewhere.id()));
+    replace_nft(worker, &stray_nft(&scene.dir, elsewhere.0.id()));
 
     let refused = |task: &str, words: &str| {
         scene.submit(egress(task, "print('ran')", &[], &[]));
@@ -377,8 +389,6 @@ fn a_firewall_that_does_not_stop_the_probe_refuses_tasks_until_it_is_mended() {
     let found = tried(&scene, "mended", &words, &[]);
     assert_eq!([&*found[&words[0]], &*found[&words[1]]], ["silence", "ok"], "{found:?}");
     scene.until_clean();
-    elsewhere.kill().unwrap();
-    elsewhere.wait().unwrap();
 }
 
 #[test]
