@@ -49,11 +49,11 @@ use crate::rpc::key::NodeKey;
 use crate::rpc::master::Introduction;
 use crate::rpc::signing::Signing;
 use crate::sandbox::{
-    self, Collector, CollectorParts, Context, Egress, EgressGuard, EgressSettings, Stock, StockSettings,
+    self, Collector, CollectorParts, Context, Egress, EgressGuard, EgressSettings, Index, Stock, StockSettings,
 };
 use crate::sandbox::{EngineNews, EngineWatch, Hooks, Identity};
 use crate::standalone::{Master, MasterConfig};
-use crate::store::{BundleLimits, Bundles, Recovered, Store, StoreConfig, StoreEvent};
+use crate::store::{BundleLimits, Bundles, PackageLimits, Packages, Recovered, Store, StoreConfig, StoreEvent};
 use crate::sys::clock::boottime;
 use crate::sys::lock::StateLock;
 use crate::sys::private::private_dir;
@@ -208,7 +208,7 @@ impl Worker {
         let limits = BundleLimits { bytes: config.bundles_bytes, age: config.bundle_age };
         let bundles = Arc::new(Bundles::open(&config.state_dir, limits));
 
-        let stock = Arc::new(Stock::open(&config.state_dir, StockSettings { kept_bytes: config.kept_bytes }));
+        let stock = Arc::new(Stock::open(&config.state_dir, stock_settings(config)));
 
         let (events, event_inbox) = bounded(MAX_EVENTS);
         let (actions, action_inbox) = bounded(MAX_ACTIONS);
@@ -250,12 +250,20 @@ impl Worker {
         let egress = EgressSettings::new(config.spec_defaults.network.clone(), config.egress_dns.clone());
         let egress = EgressGuard::start((&docker, &quick_docker), identity.clone(), egress, &held_specs)
             .map_err(|error| other("can't guard the tasks' networks", &error))?;
-        let watch = || watch_engine(&docker, identity.clone(), (events.clone(), egress.egress()), held.clone());
+        let watch = || {
+            watch_engine(
+                &docker,
+                identity.clone(),
+                (events.clone(), egress.egress()),
+                (held.clone(), Arc::clone(&stock.packages)),
+            )
+        };
         let engine = (!is_safe).then(watch).transpose()?;
         let collect = || {
             let (identity, bundles, held) = (identity.clone(), Arc::clone(&bundles), held.clone());
             let is_held = Box::new(move |key: &AttemptKey| held.latest().contains(key));
-            let parts = CollectorParts { docker: docker.clone(), identity, bundles, is_held };
+            let stock = Arc::clone(&stock);
+            let parts = CollectorParts { docker: docker.clone(), identity, bundles, is_held, stock };
             let started = Collector::start(parts, collector_inbox);
             started.map_err(|error| other("can't start the collector", &error))
         };
@@ -405,6 +413,15 @@ fn fetcher(config: &Config) -> Result<Fetcher, Fault> {
     made.map_err(|problem| Fault::Setup(config.refuse("HIVEMIND_FETCH_CA_FILE", &problem)))
 }
 
+fn stock_settings(config: &Config) -> StockSettings {
+    StockSettings {
+        kept_bytes: config.kept_bytes,
+        packages: PackageLimits { bytes: config.packages_bytes, age: config.package_age },
+        index: Index { url: config.package_index.clone(), ca_file: config.package_index_ca_file.clone() },
+        prepare_limit: config.prepare_limit,
+    }
+}
+
 fn shutdown_mode(choice: Shutdown) -> ShutdownMode {
     match choice {
         Shutdown::Stop => ShutdownMode::Stop,
@@ -500,7 +517,7 @@ fn watch_engine(
     docker: &Docker,
     identity: Identity,
     (events, egress): (Sender<Event>, Egress),
-    held: Watch<BTreeSet<AttemptKey>>,
+    (held, packages): (Watch<BTreeSet<AttemptKey>>, Arc<Packages>),
 ) -> Result<EngineWatch, Fault> {
     let hooks = Hooks {
         // A send fails only when the coordinator has ended, and this thread is released then.
@@ -515,6 +532,7 @@ fn watch_engine(
             events.send(event).unwrap_or_default();
         }),
         is_held: Box::new(move |key| held.latest().contains(key)),
+        packages,
     };
     EngineWatch::start(docker, identity, hooks).map_err(|error| other("can't watch the engine", &error))
 }

@@ -11,6 +11,8 @@ use hivemind_worker::rpc::convert::decode_offer;
 use hivemind_worker::rpc::schema::{Assignment, Dependency};
 use offer_support::{complaint, with};
 
+type Change = Box<dyn Fn(&mut Dependency)>;
+
 fn file(path: &str) -> Dependency {
     Dependency {
         task_id: "earlier".to_owned(),
@@ -30,7 +32,7 @@ fn check(files: Vec<Dependency>) -> Result<TaskSpec, String> {
 
 #[test]
 fn a_wrong_file_is_refused_with_its_place_in_the_list() {
-    let changes: Vec<(&str, Box<dyn Fn(&mut Dependency)>)> = vec![
+    let changes: Vec<(&str, Change)> = vec![
         ("owner_id is not ada", Box::new(|file| file.owner_id = "eve".to_owned())),
         ("owner_id is not ada", Box::new(|file| file.owner_id = String::new())),
         ("task_id", Box::new(|file| file.task_id = "..".to_owned())),

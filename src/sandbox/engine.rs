@@ -3,6 +3,7 @@
 //! One thread, `engine-events`. It is released by [`EngineWatch::release`].
 
 use std::io;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::sweep;
 use crate::docker::{Docker, EngineFacts, Error, EventFilter, Stop};
 use crate::node::id::AttemptKey;
 use crate::node::snapshot::EngineView;
+use crate::store::Packages;
 
 /// Longest pause between two tries at an engine that does not answer (fault matrix row 24).
 const MAX_PAUSE: Duration = Duration::from_secs(5);
@@ -36,6 +38,8 @@ pub struct Hooks {
     pub tell: Box<dyn Fn(EngineNews) + Send>,
     /// Whether the node still has use for what an attempt has at the engine.
     pub is_held: Box<dyn Fn(&AttemptKey) -> bool + Send>,
+    /// Sets of packages, which stay.
+    pub packages: Arc<Packages>,
 }
 
 /// The running watch.
@@ -124,7 +128,7 @@ impl Watcher {
 
     /// Wakes every attempt that has a container, and removes what belongs to none.
     fn sweep(&self) -> Result<(), Error> {
-        let found = sweep::look(&self.docker, &self.identity, &self.hooks.is_held)?;
+        let found = sweep::look(&self.docker, &self.identity, &self.hooks.is_held, &self.hooks.packages)?;
         for key in found.running {
             (self.hooks.tell)(EngineNews::Container(key));
         }

@@ -5,7 +5,7 @@
 //! | `naming`, `body` | names, labels and the create body: pure |
 //! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
 //! | `remote` | archives that are fetched first |
-//! | `stock`, `dependencies` | what the node has for tasks, and files of earlier ones |
+//! | `stock`, `dependencies`, `packages` | what the node has for tasks, files of earlier ones, and what pip installs |
 //! | `image` | what of an image has a say: pure |
 //! | `readback`, `inside`, `mounts` | whether a started container is what was asked for: by the engine's word and the kernel's |
 //! | `task` | the thread of one attempt, and the order of its steps |
@@ -53,6 +53,7 @@ mod naming;
 mod network;
 mod nft;
 mod oom;
+mod packages;
 mod pattern;
 mod prepare;
 mod probe;
@@ -76,5 +77,5 @@ pub use engine::{EngineNews, EngineWatch, Hooks, can_hold};
 pub use guard::{Egress, EgressGuard, EgressSettings};
 pub use inputs::{InputError, Starter, rewrite as rewrite_inputs};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
-pub use stock::{Stock, StockSettings};
+pub use stock::{Index, Stock, StockSettings};
 pub use task::{Beginning, Context, TaskHandle, Teller, start};
