@@ -50,9 +50,9 @@ use crate::rpc::key::NodeKey;
 use crate::rpc::master::Introduction;
 use crate::rpc::signing::Signing;
 use crate::sandbox::{self, Collector, CollectorParts, Context, Egress, EgressGuard, EgressSettings};
-use crate::sandbox::{EngineNews, EngineWatch, Hooks, Identity, Registries, Stock, StockSettings, Volumes};
+use crate::sandbox::{EngineNews, EngineWatch, Hooks, Identity, Index, Registries, Stock, StockSettings, Volumes};
 use crate::standalone::{Master, MasterConfig};
-use crate::store::{BundleLimits, Bundles, Recovered, Store, StoreConfig, StoreEvent};
+use crate::store::{BundleLimits, Bundles, PackageLimits, Packages, Recovered, Store, StoreConfig, StoreEvent};
 use crate::sys::clock::boottime;
 use crate::sys::lock::StateLock;
 use crate::sys::private::private_dir;
@@ -209,7 +209,7 @@ impl Worker {
         let bundles = Arc::new(Bundles::open(&config.state_dir, limits));
 
         let book = Arc::new(sandbox::Book::open(store.clone()));
-        let stock = Arc::new(Stock::open(&config.state_dir, StockSettings { kept_bytes: config.kept_bytes }));
+        let stock = Arc::new(Stock::open(&config.state_dir, stock_settings(config)));
 
         let (events, event_inbox) = bounded(MAX_EVENTS);
         let (actions, action_inbox) = bounded(MAX_ACTIONS);
@@ -260,7 +260,7 @@ impl Worker {
                 identity.clone(),
                 (events.clone(), egress.egress()),
                 held.clone(),
-                Arc::clone(&volumes),
+                (Arc::clone(&volumes), Arc::clone(&stock.packages)),
             )
         };
         let engine = (!is_safe).then(watch).transpose()?;
@@ -268,8 +268,8 @@ impl Worker {
             let (identity, bundles, held) = (identity.clone(), Arc::clone(&bundles), held.clone());
             let volumes = Arc::clone(&volumes);
             let is_held = Box::new(move |key: &AttemptKey| held.latest().contains(key));
-            let (docker, images) = (docker.clone(), Arc::clone(&book));
-            let parts = CollectorParts { docker, identity, bundles, images, volumes, is_held };
+            let (docker, images, stock) = (docker.clone(), Arc::clone(&book), Arc::clone(&stock));
+            let parts = CollectorParts { docker, identity, bundles, images, volumes, is_held, stock };
             let started = Collector::start(parts, collector_inbox);
             started.map_err(|error| other("can't start the collector", &error))
         };
@@ -429,6 +429,15 @@ fn registries(config: &Config) -> Result<Registries, Fault> {
     Ok(registries)
 }
 
+fn stock_settings(config: &Config) -> StockSettings {
+    StockSettings {
+        kept_bytes: config.kept_bytes,
+        packages: PackageLimits { bytes: config.packages_bytes, age: config.package_age },
+        index: Index { url: config.package_index.clone(), ca_file: config.package_index_ca_file.clone() },
+        prepare_limit: config.prepare_limit,
+    }
+}
+
 fn shutdown_mode(choice: Shutdown) -> ShutdownMode {
     match choice {
         Shutdown::Stop => ShutdownMode::Stop,
@@ -525,7 +534,7 @@ fn watch_engine(
     identity: Identity,
     (events, egress): (Sender<Event>, Egress),
     held: Watch<BTreeSet<AttemptKey>>,
-    volumes: Arc<Volumes>,
+    (volumes, packages): (Arc<Volumes>, Arc<Packages>),
 ) -> Result<EngineWatch, Fault> {
     let hooks = Hooks {
         // A send fails only when the coordinator has ended, and this thread is released then.
@@ -541,6 +550,7 @@ fn watch_engine(
         }),
         is_held: Box::new(move |key| held.latest().contains(key)),
         volumes,
+        packages,
     };
     EngineWatch::start(docker, identity, hooks).map_err(|error| other("can't watch the engine", &error))
 }

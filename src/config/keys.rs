@@ -58,7 +58,7 @@ impl Key {
 }
 
 /// All keys, in the order in which they are documented. The three texts are unit, range and default.
-pub static KEYS: [Key; 48] = [
+pub static KEYS: [Key; 53] = [
     key(
         "MASTER_NODE_URL",
         "Address of the master, for enrolment and gRPC",
@@ -287,6 +287,23 @@ pub static KEYS: [Key; 48] = [
         "Output files of tasks that succeeded, kept for later tasks of the same owner; beyond it those go that were not used for the longest time",
         ["size", "0 (none are kept) to 1TiB", "1GiB"],
     ),
+    key(
+        "HIVEMIND_PACKAGE_INDEX",
+        "Index that the packages of tasks are installed from; needs HIVEMIND_TASK_NETWORK=egress",
+        ["URL", "https://host[:port]/path/; a private IPv4 address, by http:// too, only where HIVEMIND_EGRESS_ALLOW opens it", "pip's own"],
+    ),
+    key(
+        "HIVEMIND_PACKAGE_INDEX_CA_FILE",
+        "Certificate authorities for that index, in place of the image's",
+        ["path", "PEM file", "none"],
+    ),
+    key("HIVEMIND_PREPARE_LIMIT", "Time in which the packages of a task must be installed", ["duration", "1s to 24h", "10m"]),
+    key(
+        "HIVEMIND_PACKAGES",
+        "Installed packages that are kept for later tasks, all together; beyond it those go that were not used for the longest time",
+        ["size", "1MiB to 1PiB", "4GiB"],
+    ),
+    key("HIVEMIND_PACKAGE_AGE", "How long installed packages that no task uses are kept", ["duration", "1m to 365d", "30d"]),
     key(
         "WIREGUARD_CONFIG_PATH",
         "WireGuard configuration of the tunnel to the master; accepted, but this version builds no tunnel",

@@ -33,6 +33,7 @@ use crate::node::id::Id;
 use crate::node::resources::{DiskWay, Resources};
 use crate::node::snapshot::MachineFacts;
 use crate::node::spec::SpecDefaults;
+use crate::node::url::Url;
 
 pub use self::error::{ConfigError, EXIT_CONFIG, EXIT_USAGE, Place};
 pub use self::file::MAX_FILE_BYTES;
@@ -147,6 +148,16 @@ pub struct Config {
     pub bundle_age: Duration,
     /// `HIVEMIND_KEPT`: bytes of output files that are kept for later tasks.
     pub kept_bytes: u64,
+    /// `HIVEMIND_PACKAGE_INDEX`.
+    pub package_index: Option<Url>,
+    /// `HIVEMIND_PACKAGE_INDEX_CA_FILE`.
+    pub package_index_ca_file: Option<PathBuf>,
+    /// `HIVEMIND_PREPARE_LIMIT`.
+    pub prepare_limit: Duration,
+    /// `HIVEMIND_PACKAGES`: bytes of installed packages, all together.
+    pub packages_bytes: u64,
+    /// `HIVEMIND_PACKAGE_AGE`.
+    pub package_age: Duration,
     /// `WIREGUARD_CONFIG_PATH`, or a `--config` that is one.
     pub wireguard_config: Option<PathBuf>,
     /// What the owner should know about this configuration, in words.
@@ -272,7 +283,7 @@ impl Config {
         reload
     }
 
-    fn comparison(&self, new: &Self) -> [(&'static str, bool); 47] {
+    fn comparison(&self, new: &Self) -> [(&'static str, bool); 52] {
         let (old_spec, new_spec) = (&self.spec_defaults, &new.spec_defaults);
         let (old_login, new_login) = (self.registry_login.as_ref(), new.registry_login.as_ref());
         let (old_client, new_client) = (self.master_client_files.as_ref(), new.master_client_files.as_ref());
@@ -323,6 +334,11 @@ impl Config {
             ("HIVEMIND_BUNDLES", self.bundles_bytes == new.bundles_bytes),
             ("HIVEMIND_BUNDLE_AGE", self.bundle_age == new.bundle_age),
             ("HIVEMIND_KEPT", self.kept_bytes == new.kept_bytes),
+            ("HIVEMIND_PACKAGE_INDEX", self.package_index == new.package_index),
+            ("HIVEMIND_PACKAGE_INDEX_CA_FILE", self.package_index_ca_file == new.package_index_ca_file),
+            ("HIVEMIND_PREPARE_LIMIT", self.prepare_limit == new.prepare_limit),
+            ("HIVEMIND_PACKAGES", self.packages_bytes == new.packages_bytes),
+            ("HIVEMIND_PACKAGE_AGE", self.package_age == new.package_age),
             ("WIREGUARD_CONFIG_PATH", self.wireguard_config == new.wireguard_config),
         ]
     }

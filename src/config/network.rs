@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::node::net::{Net, NetworkPolicy};
+use crate::node::url::Url;
 
 use super::error::ConfigError;
 use super::layers::Layers;
@@ -26,6 +27,37 @@ pub(super) fn policy(layers: &Layers<'_>) -> Result<NetworkPolicy, ConfigError> 
 pub(super) fn name_servers(layers: &Layers<'_>, policy: &NetworkPolicy) -> Result<Vec<Ipv4Addr>, ConfigError> {
     let read = |text: &str| servers(text, policy);
     Ok(layers.read("HIVEMIND_EGRESS_DNS", read)?.unwrap_or_else(|| NAME_SERVERS.to_vec()))
+}
+
+/// `HIVEMIND_PACKAGE_INDEX`.
+pub(super) fn package_index(layers: &Layers<'_>, policy: &NetworkPolicy) -> Result<Option<Url>, ConfigError> {
+    layers.read("HIVEMIND_PACKAGE_INDEX", |text| index(text, policy))
+}
+
+/// What reaches it is a container, which has IPv4 and what the firewall opens: the owner's word on private networks holds
+/// for an index as for everything else.
+fn index(text: &str, policy: &NetworkPolicy) -> Result<Url, String> {
+    let url = Url::parse(text.trim())?;
+    if url.exposed().contains('?') {
+        return Err("must not have a query: write https://host[:port]/path/".to_owned());
+    }
+    let private = match url.address() {
+        Some(IpAddr::V6(_)) => return Err("is at an IPv6 address, which tasks don't reach".to_owned()),
+        Some(address) if Net::host(address).is_never() => {
+            return Err(format!(
+                "is at {address}: this machine, its own wire, or no single machine, which no task reaches"
+            ));
+        }
+        Some(address) => Some(Net::host(address)).filter(Net::is_private),
+        None => None,
+    };
+    if let Some(net) = private.filter(|net| !policy.opens(net)) {
+        return Err(format!("is in a private network that HIVEMIND_EGRESS_ALLOW does not open: {net}"));
+    }
+    if !url.is_https() && private.is_none() {
+        return Err("must begin with https://, but at a private address that HIVEMIND_EGRESS_ALLOW opens".to_owned());
+    }
+    Ok(url)
 }
 
 fn word(text: &str) -> Result<bool, String> {
@@ -113,6 +145,28 @@ mod tests {
             ["127.0.0.53", "169.254.1.1", "0.0.0.0", "::1", "dns.example", "", "1.1.1.1,1.1.1.2,1.1.1.3,1.1.1.4"]
         {
             assert!(servers(text, &opened).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_package_index_is_https_or_where_the_owner_opened_a_private_network() {
+        let opened = NetworkPolicy { allow: networks("192.168.7.0/24").unwrap(), ..NetworkPolicy::default() };
+        for good in ["https://index.example/simple/", "https://203.0.113.10:8443/s", "http://192.168.7.2:3141/root/"] {
+            assert!(index(good, &opened).is_ok(), "{good}");
+        }
+        for (wrong, words) in [
+            ("http://index.example/simple/", "https://"),
+            ("http://203.0.113.10/", "https://"),
+            ("https://192.168.8.2/", "HIVEMIND_EGRESS_ALLOW"),
+            ("https://127.0.0.1/", "no task reaches"),
+            ("https://169.254.169.254/", "no task reaches"),
+            ("https://[2001:db8::1]/", "IPv6"),
+            ("https://user:word@h/", ""),
+            ("https://h/?x", "query"),
+            ("index.example", ""),
+        ] {
+            let error = index(wrong, &opened).expect_err(wrong);
+            assert!(error.contains(words) && !error.contains("word@"), "{wrong}: {error}");
         }
     }
 }

@@ -37,6 +37,8 @@ const UNKNOWN_LENT_BYTES: u64 = 1 << 30;
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 /// Above the time in which a small board unpacks a large layer, during which the engine may be silent.
 const PULL_LIMIT: Duration = Duration::from_secs(600);
+/// Large wheels over a slow line.
+const PREPARE_LIMIT: Duration = Duration::from_secs(600);
 const LONGEST_PULL: Duration = Duration::from_secs(86_400);
 
 /// What the running worker's clients need; a mistake in a key that they don't use is not theirs to report.
@@ -90,6 +92,7 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         log_level: layers.read("LOG_LEVEL", value::log_level)?.unwrap_or(LevelFilter::Info),
         log_file: layers.path("LOG_FILE"),
         report_interval: Duration::from_secs(report_interval.unwrap_or(30)),
+        package_index: network::package_index(&layers, &spec_defaults.network)?,
         egress_dns: network::name_servers(&layers, &spec_defaults.network)?,
         spec_defaults,
         fetch_allowed: layers.read("HIVEMIND_FETCH_ALLOW", Allowed::parse)?.unwrap_or_default(),
@@ -111,6 +114,12 @@ pub(super) fn config(flags: &Flags, around: &Surroundings<'_>) -> Result<Config,
         bundles_bytes: layers.read("HIVEMIND_BUNDLES", |text| size_in(text, 0, 1 << 40))?.unwrap_or(256 << 20),
         bundle_age: layers.read("HIVEMIND_BUNDLE_AGE", bundle_age)?.unwrap_or(Duration::from_secs(7 * 86_400)),
         kept_bytes: layers.read("HIVEMIND_KEPT", |text| size_in(text, 0, 1 << 40))?.unwrap_or(1 << 30),
+        package_index_ca_file: layers.path("HIVEMIND_PACKAGE_INDEX_CA_FILE"),
+        prepare_limit: layers
+            .read("HIVEMIND_PREPARE_LIMIT", |text| duration_in(text, LONGEST_PULL, "24h"))?
+            .unwrap_or(PREPARE_LIMIT),
+        packages_bytes: layers.read("HIVEMIND_PACKAGES", |text| size_in(text, 1 << 20, MAX_BYTES))?.unwrap_or(4 << 30),
+        package_age: layers.read("HIVEMIND_PACKAGE_AGE", bundle_age)?.unwrap_or(Duration::from_secs(30 * 86_400)),
         wireguard_config,
         warnings,
         places: layers.places(),

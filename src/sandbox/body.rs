@@ -9,6 +9,7 @@ use ring::digest::{SHA256, digest};
 
 use super::image::TaskImage;
 use super::naming::{Identity, LABEL_SPEC};
+use super::network::prepare_name;
 use super::probe::PROGRAM;
 use crate::docker::{
     CreateBody, Healthcheck, HostConfig, HostConfigReadBack, LogConfig, Mount, MountType, RestartPolicy, Ulimit,
@@ -27,6 +28,10 @@ pub const WORK_FOLDER: &str = "/workspace";
 pub const OUTPUT_FOLDER: &str = "/workspace/output";
 /// Where it finds the files of earlier tasks, each below its task's id.
 pub const DEPENDENCIES_FOLDER: &str = "/hivemind/dependencies";
+/// Where its installed packages are.
+pub const PACKAGES_FOLDER: &str = "/hivemind/packages";
+/// What installs them.
+const INSTALLER: &str = include_str!("install.py");
 /// The starter of tasks without a command, in the work folder.
 pub const STARTER: &str = "run_task.sh";
 
@@ -91,22 +96,63 @@ pub fn task_body(spec: &TaskSpec, identity: &Identity, image: &TaskImage, dns: &
     if spec.network == Network::Egress {
         connect(&mut body.host_config, &name, dns);
     }
-    sealed(body)
+    seal(&mut body);
+    body
 }
 
 /// The same for a work folder that has its owner already: nothing is copied into it, so the engine need not mount it for
 /// that.
 pub fn without_copy(mut body: CreateBody) -> CreateBody {
-    body.labels.remove(LABEL_SPEC);
     for mount in &mut body.host_config.mounts {
         mount.volume_options = Some(VolumeOptions { no_copy: true });
     }
-    sealed(body)
+    seal(&mut body);
+    body
 }
 
-fn sealed(mut body: CreateBody) -> CreateBody {
+/// Adds the digest of all the rest.
+fn seal(body: &mut CreateBody) {
+    body.labels.remove(LABEL_SPEC);
     let bytes = serde_json::to_vec(&body).unwrap_or_default();
     body.labels.insert(LABEL_SPEC.to_owned(), hex(digest(&SHA256, &bytes).as_ref()));
+}
+
+/// Gives a task its installed packages, read-only and behind what the task itself puts on Python's path.
+pub fn add_packages(body: &mut CreateBody, volume: &str) {
+    body.host_config.mounts.push(mount(volume, PACKAGES_FOLDER, Access::ReadOnly));
+    const NAME: &str = "PYTHONPATH=";
+    match body.env.iter_mut().find(|pair| pair.starts_with(NAME)) {
+        Some(pair) if pair.len() > NAME.len() => pair.push_str(&format!(":{PACKAGES_FOLDER}")),
+        Some(pair) => pair.push_str(PACKAGES_FOLDER),
+        None => body.env.push(format!("{NAME}{PACKAGES_FOLDER}")),
+    }
+    seal(body);
+}
+
+/// The volume that a task's packages are installed into, for the container of this name.
+pub fn packages_volume(container: &str) -> String {
+    format!("{container}-packages")
+}
+
+/// A container that installs a task's packages: the task's own sandbox and limits, our program, a network, and nothing to
+/// write to but the packages' volume. Of the task's own words it has none.
+pub fn prepare_body(
+    spec: &TaskSpec,
+    identity: &Identity,
+    image: &TaskImage,
+    dns: &[Ipv4Addr],
+    index: &str,
+) -> CreateBody {
+    let command = ["python3", "-I", "-c", INSTALLER, PACKAGES_FOLDER, index].map(str::to_owned).to_vec();
+    let none = Network::None;
+    let spec = TaskSpec { command, env: Vec::new(), dependencies: Vec::new(), network: none, ..spec.clone() };
+    let mut body = task_body(&spec, identity, image, &[]);
+    let name = identity.name(&spec.key);
+    body.labels = identity.labels(&spec.key, "prepare");
+    body.working_dir = "/".to_owned();
+    body.network_disabled = false;
+    body.host_config.mounts = vec![mount(&packages_volume(&name), PACKAGES_FOLDER, Access::Write)];
+    connect(&mut body.host_config, &prepare_name(&name), dns);
     body
 }
 

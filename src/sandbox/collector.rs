@@ -14,12 +14,13 @@ use log::{info, warn};
 
 use super::book::Book;
 use super::naming::Identity;
+use super::stock::Stock;
 use super::sweep;
 use super::volume::Volumes;
 use crate::docker::{Docker, Stop};
 use crate::node::id::AttemptKey;
 use crate::node::leftover::{Collecting, LeftOver};
-use crate::store::Bundles;
+use crate::store::{Bundles, OldSet};
 
 /// Between two collections that nobody asked for.
 const EVERY: Duration = Duration::from_secs(3_600);
@@ -58,6 +59,8 @@ pub struct Parts {
     pub volumes: Arc<Volumes>,
     /// Whether the node still has use for what an attempt has at the engine.
     pub is_held: Box<dyn Fn(&AttemptKey) -> bool + Send>,
+    /// Kept files and packages, which have limits too.
+    pub stock: Arc<Stock>,
 }
 
 /// The running thread.
@@ -118,6 +121,9 @@ impl Parts {
 
     /// Bundles first: they need no engine.
     fn collect(&self, how: Collecting) -> Answer {
+        if how == Collecting::Removes {
+            self.stock.kept.tidy();
+        }
         let bundles = match how {
             Collecting::Removes => self.bundles.tidy(),
             Collecting::Looks => self.bundles.untidy(),
@@ -131,7 +137,9 @@ impl Parts {
                 trouble: None,
             })
             .collect();
-        let at_engine = sweep::look(&self.docker, &self.identity, &self.is_held).map_err(|error| error.to_string())?;
+        found.extend(self.old_packages(how));
+        let at_engine = sweep::look(&self.docker, &self.identity, &self.is_held, &self.stock.packages)
+            .map_err(|error| error.to_string())?;
         for orphan in at_engine.orphans {
             let trouble = match how {
                 Collecting::Looks => None,
@@ -146,6 +154,20 @@ impl Parts {
             found.iter().for_each(log_one);
         }
         Ok(found)
+    }
+
+    /// Sets of packages over their limits. One that a container still has is in its way, and goes another time.
+    fn old_packages(&self, how: Collecting) -> Vec<LeftOver> {
+        let packages = &self.stock.packages;
+        let remove = |set: &OldSet| -> Result<(), String> {
+            packages.forget(&set.key).map_err(|error| error.to_string())?;
+            self.docker.remove_volume(&set.volume).map(drop).map_err(|error| error.to_string())
+        };
+        let left_over = |set: OldSet| {
+            let trouble = if how == Collecting::Removes { remove(&set).err() } else { None };
+            LeftOver { kind: "volume".to_owned(), name: set.volume, reason: set.reason, trouble }
+        };
+        packages.over().into_iter().map(left_over).collect()
     }
 }
 

@@ -18,6 +18,7 @@ use crate::docker::{Docker, EngineFacts, Error, EventFilter, Stop};
 use crate::node::id::AttemptKey;
 use crate::node::leftover::Collecting;
 use crate::node::snapshot::EngineView;
+use crate::store::Packages;
 
 /// Longest pause between two tries at an engine that does not answer (fault matrix row 24).
 const MAX_PAUSE: Duration = Duration::from_secs(5);
@@ -42,6 +43,8 @@ pub struct Hooks {
     pub is_held: Box<dyn Fn(&AttemptKey) -> bool + Send>,
     /// Work folders that are bounded by their size.
     pub volumes: Arc<Volumes>,
+    /// Sets of packages, which stay.
+    pub packages: Arc<Packages>,
 }
 
 /// The running watch.
@@ -130,7 +133,7 @@ impl Watcher {
 
     /// Wakes every attempt that has a container, and removes what belongs to none.
     fn sweep(&self) -> Result<(), Error> {
-        let found = sweep::look(&self.docker, &self.identity, &self.hooks.is_held)?;
+        let found = sweep::look(&self.docker, &self.identity, &self.hooks.is_held, &self.hooks.packages)?;
         for key in found.running {
             (self.hooks.tell)(EngineNews::Container(key));
         }

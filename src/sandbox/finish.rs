@@ -4,9 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::body::{WORK_FOLDER, dependencies_volume, note_limit_reached};
+use super::body::{WORK_FOLDER, dependencies_volume, note_limit_reached, packages_volume};
 use super::collect::{Collection, roots};
 use super::dependencies::filler_name;
+use super::network::prepare_name;
 use super::step::Step;
 use super::task::{Ended, Task};
 use crate::docker::{Change, Docker, Error, Stop};
@@ -148,12 +149,15 @@ impl Task {
             removals.push(self.remove(move |docker| docker.remove_container(&filler)));
             removals.push(self.remove(move |docker| docker.remove_volume(&volume)));
         }
+        if !self.spec.requirements.is_empty() {
+            removals.extend(self.clean_packages());
+        }
         if self.spec.network == Network::Egress {
             let network = self.name.clone();
             removals.push(self.remove(move |docker| docker.remove_network(&network)));
             // Behind the network: there is no moment at which one is there without rules.
             if removals.iter().all(Result::is_ok) {
-                removals.push(self.close_network());
+                removals.push(self.close_network_of(&self.name));
             }
         }
         if removals.iter().all(Result::is_ok) {
@@ -161,6 +165,27 @@ impl Task {
         }
         let troubles: Vec<String> = removals.into_iter().filter_map(Result::err).collect();
         (!troubles.is_empty()).then(|| troubles.join("; "))
+    }
+
+    /// What an install has left. A set that is whole stays: it is not this attempt's any more.
+    fn clean_packages(&self) -> Vec<Result<(), String>> {
+        let (filler, name, volume) = (filler_name(&self.name), prepare_name(&self.name), packages_volume(&self.name));
+        let network = name.clone();
+        let mut removals = vec![
+            self.remove(move |docker| docker.remove_container(&filler)),
+            self.remove({
+                let name = name.clone();
+                move |docker| docker.remove_container(&name)
+            }),
+            self.remove(move |docker| docker.remove_network(&network)),
+        ];
+        if removals.iter().all(Result::is_ok) {
+            removals.push(self.close_network_of(&name));
+        }
+        if !self.context.stock.packages.has_volume(&volume) {
+            removals.push(self.remove(move |docker| docker.remove_volume(&volume)));
+        }
+        removals
     }
 
     fn remove(&self, remove: impl Fn(&Docker) -> Result<Change, Error> + Clone + Send + 'static) -> Result<(), String> {

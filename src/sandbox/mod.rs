@@ -5,7 +5,7 @@
 //! | `naming`, `body` | names, labels and the create body: pure |
 //! | `inputs`, `collect`, `pattern` | archives in and out, entry by entry, and which files are wanted |
 //! | `remote` | archives that are fetched first |
-//! | `stock`, `dependencies` | what the node has for tasks, and files of earlier ones |
+//! | `stock`, `dependencies`, `packages` | what the node has for tasks, files of earlier ones, and what pip installs |
 //! | `image` | what of an image has a say: pure |
 //! | `images` | what all tasks share of images |
 //! | `readback`, `inside`, `mounts` | whether a started container is what was asked for: by the engine's word and the kernel's |
@@ -64,6 +64,7 @@ mod naming;
 mod network;
 mod nft;
 mod oom;
+mod packages;
 mod pattern;
 mod prepare;
 mod probe;
@@ -94,6 +95,6 @@ pub use images::Images;
 pub use inputs::{InputError, Starter, rewrite as rewrite_inputs};
 pub use naming::{Identity, LABEL_KEY, LABEL_NODE};
 pub use registries::Registries;
-pub use stock::{Stock, StockSettings};
+pub use stock::{Index, Stock, StockSettings};
 pub use task::{Beginning, Context, TaskHandle, Teller, start};
 pub use volume::{Volumes, check_machine as check_volumes};

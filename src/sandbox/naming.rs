@@ -16,7 +16,7 @@ pub const LABEL_KEY: &str = "hivemind.key";
 pub const LABEL_TASK: &str = "hivemind.task";
 /// Attempt.
 pub const LABEL_ATTEMPT: &str = "hivemind.attempt";
-/// `task`, `owner` for the helper that gives the work folder its owner, or `probe` for what tries the tasks' network.
+/// `task`, `owner` for a helper that something is put into a volume through, `prepare` for what installs packages, or `probe` for what tries the tasks' network.
 pub const LABEL_ROLE: &str = "hivemind.role";
 /// Digest of the create body.
 pub const LABEL_SPEC: &str = "hivemind.spec";

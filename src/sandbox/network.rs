@@ -44,15 +44,28 @@ pub struct Member {
 impl Member {
     /// Of this task.
     pub fn of(spec: &TaskSpec, identity: &Identity) -> Self {
-        let container = identity.name(&spec.key);
-        Self { bridge: bridge_of(&container), container, access: Access::of(&spec.network_allow) }
+        Self::named(&identity.name(&spec.key), Access::of(&spec.network_allow))
     }
+
+    /// Of the container of this name.
+    pub fn named(container: &str, access: Access) -> Self {
+        Self { bridge: bridge_of(container), container: container.to_owned(), access }
+    }
+}
+
+/// Of what installs a task's packages.
+const PREPARE: &str = "-prepare";
+
+/// Name of the container and network that prepare the container of this name.
+pub fn prepare_name(container: &str) -> String {
+    format!("{container}{PREPARE}")
 }
 
 /// The interface of the network of this name: its hash, as far as there is room.
 fn bridge_of(name: &str) -> String {
+    let (kind, name) = name.strip_suffix(PREPARE).map_or(("hm", name), |name| ("hi", name));
     let hash = name.rsplit('-').next().unwrap_or(name);
-    format!("hm{hash}").chars().take(MAX_INTERFACE).collect()
+    format!("{kind}{hash}").chars().take(MAX_INTERFACE).collect()
 }
 
 /// Why there is no network.
@@ -109,8 +122,18 @@ impl Task {
         if self.spec.network == spec::Network::None {
             return Ok(());
         }
+        self.open_network_of(Member::of(&self.spec, &self.context.identity), &self.name)?;
+        if self.spec.network_allow.iter().any(|entry| !entry.net.is_v4()) {
+            let note = "network_allow has IPv6 destinations, which tasks on this node don't reach: they have IPv4 only";
+            self.tell(TaskNews::Note(note.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The same for any container of the attempt.
+    pub fn open_network_of(&self, member: Member, name: &str) -> Step<()> {
         self.tell(TaskNews::Detail("has the rules of its network tried".to_owned()));
-        while let Err(denial) = self.ask_guard()? {
+        while let Err(denial) = self.ask_guard(&member)? {
             match denial {
                 Denial::Owner(reason) => return Err(Break::End(Outcome::Rejected, reason)),
                 Denial::Node(reason) => {
@@ -124,15 +147,11 @@ impl Task {
                 }
             }
         }
-        if self.spec.network_allow.iter().any(|entry| !entry.net.is_v4()) {
-            let note = "network_allow has IPv6 destinations, which tasks on this node don't reach: they have IPv4 only";
-            self.tell(TaskNews::Note(note.to_owned()));
-        }
-        self.network()
+        self.network(name)
     }
 
-    fn ask_guard(&self) -> Step<Result<(), Denial>> {
-        let answer = self.context.egress.open(Member::of(&self.spec, &self.context.identity));
+    fn ask_guard(&self, member: &Member) -> Step<Result<(), Denial>> {
+        let answer = self.context.egress.open(member.clone());
         loop {
             select! {
                 recv(answer) -> answer => {
@@ -146,8 +165,8 @@ impl Task {
         }
     }
 
-    fn network(&self) -> Step<()> {
-        let (name, identity) = (self.name.clone(), self.context.identity.clone());
+    fn network(&self, name: &str) -> Step<()> {
+        let (name, identity) = (name.to_owned(), self.context.identity.clone());
         let labels = identity.labels(&self.spec.key, "task");
         let bridge = bridge_of(&name);
         let made = self.engine_whole(move |docker| {
@@ -200,8 +219,8 @@ impl Task {
     }
 
     /// The bridge is gone: its rules may go.
-    pub fn close_network(&self) -> Result<(), String> {
-        match self.context.egress.close(&bridge_of(&self.name)).recv_timeout(CLOSE_PATIENCE) {
+    pub fn close_network_of(&self, name: &str) -> Result<(), String> {
+        match self.context.egress.close(&bridge_of(name)).recv_timeout(CLOSE_PATIENCE) {
             Ok(result) => result.map_err(|problem| format!("the firewall's rules: {problem}")),
             Err(RecvTimeoutError::Timeout) => Err("the firewall's rules: the guard is busy".to_owned()),
             // The worker is about to end, and its next start looks.

@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use super::body::{VolumeOwner, WORK_FOLDER, owner_body, task_body, volume_owner, without_copy};
+use super::body::{VolumeOwner, WORK_FOLDER, add_packages, owner_body, task_body, volume_owner, without_copy};
 use super::bounded::Bounds;
 use super::image::TaskImage;
 use super::inputs::{self, InputError, Starter};
@@ -31,7 +31,10 @@ impl Task {
         for path in &task_image.scratch {
             self.tell(TaskNews::Note(format!("{path}, a volume of the image, is an empty file system in memory")));
         }
-        let body = task_body(&self.spec, &self.context.identity, &task_image, &self.context.egress.dns);
+        let mut body = task_body(&self.spec, &self.context.identity, &task_image, &self.context.egress.dns);
+        if let Some(volume) = self.packages(&task_image)? {
+            add_packages(&mut body, &volume);
+        }
         self.open_network()?;
         self.put_dependencies(&image.id, dependencies)?;
         let mut furnished = self.furnish(&image, &body);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::naming::{Identity, LABEL_KEY, LABEL_ROLE, attempt_of};
 use crate::docker::{Docker, Error};
 use crate::node::id::AttemptKey;
+use crate::store::Packages;
 
 /// Whether the node still has use for what an attempt has at the engine.
 pub type IsHeld<'a> = &'a dyn Fn(&AttemptKey) -> bool;
@@ -77,12 +78,12 @@ pub struct Found {
     pub orphans: Vec<Orphan>,
 }
 
-/// Looks at all that has this node's label. The list comes before the question who is held: what an attempt makes after
+/// Looks at all that has this node's label; of volumes, whole sets of packages are nobody's and stay. The list comes before the question who is held: what an attempt makes after
 /// the list is not in it, and an attempt is held before it makes anything.
 ///
 /// # Errors
 /// The engine's.
-pub fn look(docker: &Docker, identity: &Identity, is_held: IsHeld<'_>) -> Result<Found, Error> {
+pub fn look(docker: &Docker, identity: &Identity, is_held: IsHeld<'_>, packages: &Packages) -> Result<Found, Error> {
     let filter = identity.filter();
     let mut found = Found::default();
     for container in docker.list_containers(&[&filter])? {
@@ -94,7 +95,7 @@ pub fn look(docker: &Docker, identity: &Identity, is_held: IsHeld<'_>) -> Result
         }
     }
     for volume in docker.list_volumes(&[&filter])? {
-        if owner(identity, &volume.labels, is_held) == Owner::Nobody {
+        if owner(identity, &volume.labels, is_held) == Owner::Nobody && !packages.has_volume(&volume.name) {
             found.orphans.push(Orphan::new(Kind::Volume, &volume.name, &volume.name, &volume.labels));
         }
     }

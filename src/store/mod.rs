@@ -15,6 +15,7 @@ mod files;
 mod kept;
 mod open;
 mod outbox;
+mod packages;
 mod queue;
 mod rebuild;
 mod spool;
@@ -38,6 +39,7 @@ pub use bundles::{BUNDLES, BundleFile, BundleLimits, Bundles};
 pub use kept::{HalfFile, Kept};
 pub use open::OpenError;
 pub use outbox::{Ack, Outbox};
+pub use packages::{Claim, Look, OldSet, PackageLimits, Packages, SetKey};
 pub use stream::StreamWriter;
 
 use crate::node::id::{AttemptKey, Id};

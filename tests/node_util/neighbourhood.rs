@@ -1,7 +1,7 @@
 //! What a node has around it, in network name spaces of the test's own: local networks, a tunnel, a carrier's network, the
 //! metadata address, and servers with public addresses behind a router. No packet leaves the machine.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
@@ -126,6 +126,16 @@ impl Neighbourhood {
             assert_eq!(&hello, b"hello", "{target}");
         }
         assert!(self.packets_to_closed() >= before + CLOSED.len() as u64);
+    }
+
+    /// A further server behind the router: a Python program, which says `up` when it serves. Its output goes there, too.
+    pub fn serve(&self, program: &str, words: &[&str], output: File) -> Child {
+        let mut server = Command::new("nsenter");
+        server
+            .arg(format!("--net=/proc/{}/ns/net", self.holder.id()))
+            .args(["python3", "-u", "-c", program])
+            .args(words);
+        server.stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap()
     }
 
     /// Packets that came to addresses which no task may reach.
