@@ -70,6 +70,13 @@ pub struct EngineFacts {
     pub warnings: Vec<String>,
 }
 
+impl EngineFacts {
+    /// The first number of the version; 0 where it is none.
+    pub fn major_version(&self) -> u32 {
+        self.version.split('.').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+}
+
 /// What an engine's containers run on, as images name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

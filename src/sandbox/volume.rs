@@ -76,6 +76,9 @@ impl Pattern {
     }
 }
 
+/// From this version on an engine with live-restore keeps count of mounted volumes.
+const LIVE_RESTORE_MENDED: u32 = 25;
+
 /// Whether an engine can mount a volume of this machine's.
 ///
 /// # Errors
@@ -88,6 +91,14 @@ pub fn check_engine(facts: &EngineFacts) -> Result<(), String> {
         Err("the engine runs without root and can't mount".to_owned())
     } else if facts.security_options.iter().any(|option| option.starts_with("name=userns")) {
         Err("the engine gives containers other users than the machine's (userns-remap)".to_owned())
+    } else if facts.live_restore && facts.major_version() < LIVE_RESTORE_MENDED {
+        // moby issues 44422, 46148 and 46508: the count of a mounted volume begins at zero at the restart, falls below, and
+        // keeps the volume there until the next one.
+        Err(format!(
+            "engine {} with live-restore loses count of what is mounted when it is restarted; \
+             {LIVE_RESTORE_MENDED}.0 does not",
+            facts.version
+        ))
     } else if !Path::new(&facts.root_dir).is_dir() || facts.kernel != kernel.trim() {
         Err(format!("the engine is not on this machine: its folder is {}, its kernel {}", facts.root_dir, facts.kernel))
     } else {
@@ -372,4 +383,27 @@ fn words(step: &str, path: &Path, error: &io::Error) -> String {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is in them is whole at each step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_loses_count_at_its_restart_gets_no_volume() {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim().to_owned();
+        let facts = |version: &str, live_restore| EngineFacts {
+            version: version.to_owned(),
+            live_restore,
+            kernel: kernel.clone(),
+            root_dir: "/".to_owned(),
+            ..EngineFacts::default()
+        };
+        assert_eq!(check_engine(&facts("20.10.24+dfsg1", false)), Ok(()));
+        assert_eq!(check_engine(&facts("25.0.0", true)), Ok(()));
+        for version in ["20.10.24+dfsg1", "24.0.9", "dev"] {
+            let reason = check_engine(&facts(version, true)).unwrap_err();
+            assert!(reason.contains("live-restore loses count"), "{reason}");
+        }
+    }
 }
