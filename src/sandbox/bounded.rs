@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::body::{WORK_FOLDER, applied_limits};
 use super::disk::DiskWatch;
+use super::inside::PLAIN_RUNTIME;
 use super::step::{Break, Step, fault};
 use super::task::Task;
 use super::volume::check_engine;
@@ -124,10 +125,18 @@ impl Task {
         let Some(mounts) = fs::read_to_string(format!("{process}/mountinfo")).ok().filter(|_| is_it) else {
             return Ok(());
         };
+        if found.host_config.runtime != PLAIN_RUNTIME && !mounts.lines().any(is_work_folder) {
+            // A kernel of its own has it, of which nothing is seen from here: the look inside says so.
+            return Ok(());
+        }
         let link = volumes.link(&self.spec.key);
         let device = fs::metadata(&link).map_err(|error| format!("{}: {error}", link.display()))?.rdev();
         check_mount(&mounts, (rustix::fs::major(device), rustix::fs::minor(device)))
     }
+}
+
+fn is_work_folder(line: &str) -> bool {
+    line.split(' ').nth(4) == Some(WORK_FOLDER)
 }
 
 /// Of `/proc/PID/mountinfo` (proc(5)): the third field is the device, the fifth the place, the sixth the options.
@@ -138,7 +147,7 @@ fn check_mount(mounts: &str, (major, minor): (u32, u32)) -> Result<(), String> {
     }
     let fields = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
     // The last one at a place is the one that is seen.
-    let found = mounts.lines().map(fields).rfind(|line| line.get(4).is_some_and(|place| place == WORK_FOLDER));
+    let found = mounts.lines().rfind(|line| is_work_folder(line)).map(fields);
     let Some([_, _, device, _, _, options, ..]) = found.as_deref() else {
         return Err(format!("the container has nothing mounted at {WORK_FOLDER}"));
     };

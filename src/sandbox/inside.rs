@@ -31,7 +31,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(64);
 /// What the kernel rounds limits down to: the largest page.
 const MAX_PAGE_BYTES: i64 = 64 << 10;
 /// The runtime of which is known that its process is the task's. Of another one it is seen.
-const PLAIN_RUNTIME: &str = "runc";
+pub(super) const PLAIN_RUNTIME: &str = "runc";
 /// Interfaces that a kernel with these modules puts into every name space. They are down and have no address, and a task
 /// can't change that.
 const FALLBACK_INTERFACES: [&str; 9] =
