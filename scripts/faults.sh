@@ -145,6 +145,8 @@ judge_row() {
     ok) PASSED=$((PASSED + 1)) ;;
     FAIL)
         FAILED+=("$row")
+        # Why, where much is behind it; then the end.
+        { grep -A 3 "panicked at" "$LOG/row" || true; } | cut -c 1-1000 | sed 's/^/    /' >&2
         sed 's/^/    /' "$LOG/row" | tail -n 80 >&2
         ;;
     TODO) UNPROVEN+=("row $row: $missing") ;;
