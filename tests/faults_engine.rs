@@ -150,6 +150,10 @@ fn row_29_killed_shim_is_the_nodes_fault() {
             scene.start(&["--slots", "2"]);
             scene.until_adopted(task, 1);
         }
+        // From then on the worker has its eyes on the shim too.
+        scene.until_status("its use was seen", |status| {
+            status.attempts.iter().any(|held| held.key.task.as_str() == task && held.usage.memory_bytes > 0)
+        });
         let begin = Instant::now();
         kill_shim(&scene, task);
         let report = scene.until_complete(task);
