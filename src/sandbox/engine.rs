@@ -22,6 +22,10 @@ use crate::store::Packages;
 
 /// Longest pause between two tries at an engine that does not answer (fault matrix row 24).
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// Tries at what is left over and can't go yet, ...
+const SWEEPS: u32 = 25;
+/// ... and the pause between them.
+const SWEEP_PAUSE: Duration = Duration::from_millis(200);
 /// First pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// One HTTP exchange and one line of an event at a time.
@@ -137,15 +141,27 @@ impl Watcher {
         for key in found.running {
             (self.hooks.tell)(EngineNews::Container(key));
         }
-        for orphan in found.orphans {
-            let (kind, name) = (orphan.kind.as_str(), &orphan.name);
-            match orphan.remove(&self.docker) {
-                Ok(()) => info!("removed the left-over {kind} {name}: {}", orphan.reason),
-                Err(error) => warn!("can't remove the left-over {kind} {name}: {error}"),
+        // A worker that was killed over a removal has left it to the engine, and what hangs on it is in use until then.
+        let mut orphans = found.orphans;
+        for sweep in 1..=SWEEPS {
+            orphans.retain(|orphan| self.is_left(orphan, sweep == SWEEPS));
+            if orphans.is_empty() || self.end.recv_timeout(SWEEP_PAUSE) != Err(RecvTimeoutError::Timeout) {
+                break;
             }
         }
         self.hooks.volumes.reap(&self.hooks.is_held, Collecting::Removes).iter().for_each(log_one);
         Ok(())
+    }
+
+    /// Removes it; whether it is to be tried again.
+    fn is_left(&self, orphan: &sweep::Orphan, is_last: bool) -> bool {
+        let (kind, name) = (orphan.kind.as_str(), &orphan.name);
+        match orphan.remove(&self.docker) {
+            Ok(()) => info!("removed the left-over {kind} {name}: {}", orphan.reason),
+            Err(error) if error.is_conflict() && !is_last => return true,
+            Err(error) => warn!("can't remove the left-over {kind} {name}: {error}"),
+        }
+        false
     }
 }
 
