@@ -12,7 +12,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -33,6 +32,7 @@ use hivemind_worker::standalone::{Desk, Master, MasterConfig, record};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+mod address;
 pub mod link;
 pub mod namespace;
 pub mod neighbourhood;
@@ -106,14 +106,6 @@ pub fn engine_host() -> DockerHost {
     std::env::var("DOCKER_HOST").map_or_else(|_| DockerHost::default(), |text| text.parse().unwrap())
 }
 
-/// A loopback address of the caller's own: a port of it that is let go is still free later, while one of 127.0.0.1 may be
-/// the other end of somebody's connection by then, or of the node's own to nobody.
-fn own_address() -> Ipv4Addr {
-    static COUNT: AtomicU8 = AtomicU8::new(0);
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, 64 + COUNT.fetch_add(1, Ordering::Relaxed) % 128, high, low)
-}
-
 /// A node's folder, its worker, its master, and what the engine says of its containers.
 pub struct Scene {
     /// Everything of this test is below it.
@@ -180,7 +172,7 @@ impl Scene {
             worker: None,
             prefix: Vec::new(),
             env: Vec::new(),
-            listen: own_address(),
+            listen: address::own(),
             terms: Terms { heartbeat_interval: Duration::from_secs(1), ..Terms::default() },
             limits: SpecDefaults::default(),
             kind: MasterKind::BuiltIn,
