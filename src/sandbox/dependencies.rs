@@ -152,7 +152,7 @@ fn put(
 }
 
 /// Of root, so that the task's user changes nothing of it even where a mount would let it.
-fn header(kind: EntryType, size: u64, mode: u32) -> Header {
+pub fn header(kind: EntryType, size: u64, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
     header.set_size(size);

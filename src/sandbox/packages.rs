@@ -11,7 +11,7 @@ use ring::digest::{Context, SHA256};
 use tar::{Builder, EntryType, Header};
 
 use super::body::{PACKAGES_FOLDER, TASK_USER, filler_body, packages_volume, prepare_body};
-use super::dependencies::filler_name;
+use super::dependencies::{self, filler_name};
 use super::disk::{DiskWatch, Finding};
 use super::image::TaskImage;
 use super::network::{Member, prepare_name};
@@ -258,12 +258,9 @@ fn end_of(said: &str) -> String {
     text[at..].to_owned()
 }
 
+/// Of the task's user, who installs them.
 fn header(kind: EntryType, size: u64, mode: u32) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_size(size);
-    header.set_mode(mode);
-    header.set_mtime(0);
+    let mut header = dependencies::header(kind, size, mode);
     header.set_uid(u64::from(TASK_USER));
     header.set_gid(u64::from(TASK_USER));
     header

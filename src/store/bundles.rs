@@ -63,7 +63,7 @@ impl Bundles {
         let bundles = Self { folder: state.join(BUNDLES), limits, change: Mutex::new(()) };
         for path in bundles.entries() {
             if path.extension().is_some_and(|extension| extension == HALF) {
-                remove(&path);
+                files::remove_or_say(&path);
             }
         }
         for gone in bundles.tidy() {
@@ -98,7 +98,7 @@ impl Bundles {
         let mut file = files::create_new(&half)?;
         let kept = fill(&mut file).and_then(|()| file.sync_all()).and_then(|()| self.publish(&file, &half, &path));
         if kept.is_err() {
-            remove(&half);
+            files::remove_or_say(&half);
         }
         kept
     }
@@ -110,7 +110,7 @@ impl Bundles {
         }
         let _change = self.lock();
         for (bundle, _) in self.over(self.limits.bytes - bytes) {
-            remove(&self.path(&bundle.key));
+            files::remove_or_say(&self.path(&bundle.key));
         }
         fs::rename(half, path)?;
         files::sync_folder(&self.folder)
@@ -120,7 +120,7 @@ impl Bundles {
     pub fn tidy(&self) -> Vec<(BundleFile, String)> {
         let _change = self.lock();
         let over = self.over(self.limits.bytes);
-        over.into_iter().filter(|(bundle, _)| remove(&self.path(&bundle.key))).collect()
+        over.into_iter().filter(|(bundle, _)| files::remove_or_say(&self.path(&bundle.key))).collect()
     }
 
     /// What [`Self::tidy`] would remove now.
@@ -199,17 +199,6 @@ fn bundle(path: &Path) -> Option<BundleFile> {
     let key = AttemptKey { task: Id::parse(task).ok()?, attempt: attempt.parse().ok()? };
     let metadata = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
     Some(BundleFile { key, bytes: metadata.len(), made: metadata.modified().ok()? })
-}
-
-/// Whether it is gone.
-fn remove(path: &Path) -> bool {
-    match files::remove_if_there(path) {
-        Ok(()) => true,
-        Err(error) => {
-            log::warn!("can't remove {}: {error}", path.display());
-            false
-        }
-    }
 }
 
 #[cfg(test)]

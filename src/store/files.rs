@@ -82,6 +82,11 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
+/// As [`remove_if_there`]; whether it is gone. Why not is in the log.
+pub(super) fn remove_or_say(path: &Path) -> bool {
+    remove_if_there(path).inspect_err(|error| log::warn!("can't remove {}: {error}", path.display())).is_ok()
+}
+
 /// A whole file, at most `max` bytes of it: a longer one is an error.
 pub(super) fn read_bounded(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();

@@ -75,7 +75,7 @@ impl Write for HalfFile {
 impl Drop for HalfFile {
     fn drop(&mut self) {
         // Of a published one there is no file of this name.
-        remove(&self.path);
+        files::remove_or_say(&self.path);
     }
 }
 
@@ -85,7 +85,7 @@ impl Kept {
         let kept = Self { folder: state.join(KEPT), budget, change: Mutex::new(()), next: AtomicU64::new(0) };
         for path in entries(&kept.folder) {
             if path.extension().is_some_and(|extension| extension == HALF) {
-                remove(&path);
+                files::remove_or_say(&path);
             }
         }
         kept.tidy();
@@ -124,7 +124,7 @@ impl Kept {
         }
         let _change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         for file in self.over(self.budget - bytes) {
-            remove(&file.path);
+            files::remove_or_say(&file.path);
         }
         let path = self.path(owner, sha256);
         if let Some(folder) = path.parent() {
@@ -154,7 +154,7 @@ impl Kept {
         };
         if file.metadata()?.len() != size || digest_of(&mut file, is_stopped)? != *sha256 {
             log::warn!("{} is not what it was and is removed", path.display());
-            remove(&path);
+            files::remove_or_say(&path);
             return Ok(None);
         }
         file.seek(SeekFrom::Start(0))?;
@@ -167,7 +167,7 @@ impl Kept {
     pub fn tidy(&self) {
         let _change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
         for file in self.over(self.budget) {
-            if remove(&file.path) {
+            if files::remove_or_say(&file.path) {
                 log::info!(
                     "removed the kept file {}: over the budget, or the disk is nearly full",
                     file.path.display()
@@ -235,17 +235,6 @@ fn digest_of(file: &mut File, is_stopped: &dyn Fn() -> bool) -> io::Result<[u8; 
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-}
-
-/// Whether it is gone.
-fn remove(path: &Path) -> bool {
-    match files::remove_if_there(path) {
-        Ok(()) => true,
-        Err(error) => {
-            log::warn!("can't remove {}: {error}", path.display());
-            false
-        }
-    }
 }
 
 #[cfg(test)]
